@@ -1,0 +1,120 @@
+"""This process and its machine: who holds a run, whether that holder still lives, and the facts shown beside a run."""
+
+from __future__ import annotations
+
+import os
+import platform
+import socket
+import sys
+from collections.abc import Mapping
+from dataclasses import dataclass
+from pathlib import Path
+
+HEARTBEAT_S = 10.0
+STALE_S = 45.0
+"""A holder on another host counts as dead when its heartbeat did not move for so long: four beats and a slow commit."""
+
+
+@dataclass(frozen=True)
+class Holder:
+    """
+    A process, named so that another one can tell whether it is still the same.
+
+    Attributes:
+        boot: boot id of the kernel and inode of the pid namespace; pids mean something only where both are equal.
+        started: start time of the process in clock ticks after boot (field 22 of /proc/PID/stat), so that a pid
+            which was given out again is not taken for the old process; 0 where there is no /proc.
+    """
+
+    host: str
+    boot: str
+    pid: int
+    started: int
+
+    @classmethod
+    def current(cls) -> Holder:
+        return cls(socket.gethostname(), _boot(), os.getpid(), _started(os.getpid()))
+
+    def alive(self) -> bool | None:
+        """Whether the process lives, or None where this machine can't know."""
+        if (self.host, self.boot) != (socket.gethostname(), _boot()):
+            return None
+        try:
+            os.kill(self.pid, 0)
+        except ProcessLookupError:
+            return False
+        except PermissionError:
+            pass  # somebody else's process: it lives
+        return _started(self.pid) == self.started
+
+
+def _boot() -> str:
+    try:
+        boot_id = Path("/proc/sys/kernel/random/boot_id").read_text().strip()
+        return f"{boot_id}/{os.stat('/proc/self/ns/pid').st_ino}"
+    except OSError:
+        return platform.node()
+
+
+def _started(pid: int) -> int:
+    """Clock ticks, or 0 without /proc; -1 when the process is gone or only a zombie, which can't write any more."""
+    try:
+        stat = Path(f"/proc/{pid}/stat").read_text()
+    except FileNotFoundError:
+        return -1 if Path("/proc/self/stat").exists() else 0
+    except OSError:
+        return -1
+    state, *fields = stat[stat.rindex(")") + 2 :].split()
+    return -1 if state in "ZX" else int(fields[18])
+
+
+def environment(environ: Mapping[str, str] = os.environ) -> dict[str, object]:
+    """
+    Return what a remote shows of the training's machine: nothing secret, and nothing that takes time to find out.
+
+    Of the environment only names of the scheduler are kept (SLURM_JOB_ID and the like).
+    """
+    facts: dict[str, object] = {
+        "host": socket.gethostname(),
+        "os": platform.platform(),
+        "python": platform.python_version(),
+        "executable": sys.executable,
+        "program": os.path.abspath(sys.argv[0]) if sys.argv and sys.argv[0] not in ("", "-c", "-m") else "",
+        "args": sys.argv[1:],
+        "cwd": os.getcwd(),
+        "cpu_count": os.cpu_count(),
+        "world_size": environ.get("WORLD_SIZE") or environ.get("SLURM_NTASKS") or "1",
+    }
+    facts.update(_git(Path.cwd()))
+    slurm = ("SLURM_JOB_ID", "SLURM_JOB_NAME", "SLURM_JOB_PARTITION", "SLURM_NNODES", "SLURM_RESTART_COUNT")
+    facts.update({name.lower(): environ[name] for name in slurm if name in environ})
+    return facts
+
+
+def _git(folder: Path) -> dict[str, object]:
+    """Commit and remote of the checkout around *folder*, read from its files: git itself may hang on a slow disk."""
+    for parent in (folder, *folder.parents):
+        git = parent / ".git"
+        if (git / "HEAD").is_file():
+            break
+    else:
+        return {}
+    try:
+        head = (git / "HEAD").read_text().strip()
+        if head.startswith("ref: "):
+            ref = git / head[5:]
+            packed = git / "packed-refs"
+            lines = packed.read_text().splitlines() if not ref.is_file() and packed.is_file() else []
+            head = (
+                ref.read_text().strip() if ref.is_file() else next((x[:40] for x in lines if x.endswith(head[5:])), "")
+            )
+        config = (git / "config").read_text().splitlines() if (git / "config").is_file() else []
+        remote = next((line.split("=", 1)[1].strip() for line in config if line.strip().startswith("url =")), "")
+    except (OSError, UnicodeDecodeError):
+        return {}
+    return {"git_commit": head, "git_remote": _without_password(remote)} if head else {}
+
+
+def _without_password(url: str) -> str:
+    scheme, sep, rest = url.partition("://")
+    return f"{scheme}{sep}{rest.rpartition('@')[2]}" if sep else url

@@ -1,0 +1,1 @@
+"""Hooks for trainers that have a plug-in interface of their own."""

@@ -1,0 +1,170 @@
+"""
+The write-through log of what training did; nothing that was written is lost with the process.
+
+A journal is a series of files ``journal-ATTEMPT-N``. A record is `HEADER` (magic, length and crc32 of the payload) and
+the payload: a tuple in marshal's format 2, which every Python 3 reads and which is the fastest exact one that the
+standard library has. A record that a crash or a full disk cut short is skipped: the magic and the checksum find the next.
+"""
+
+from __future__ import annotations
+
+import marshal
+import os
+import re
+import struct
+import zlib
+from pathlib import Path
+from typing import Any
+
+CALL, MARK, REWIND, CONFIG, SUMMARY, DEFINE, ALERT, META, END = range(9)
+"""
+What a record says. All begin with ``(num, kind)``, num counting up from 1 in an attempt:
+
+======== ===========================================================================
+CALL     seq, step, time, flags, {name: value}
+MARK     seq of the call before it, time, name or None
+REWIND   seq of the last call it looks back on, step, time, reason
+CONFIG   {key: JSON}
+SUMMARY  {key: JSON, or None where it was deleted}
+DEFINE   metric or glob, JSON
+ALERT    time, seq, title, text, level
+META     {name, notes, tags...: JSON}
+END      time, exit code
+======== ===========================================================================
+"""
+
+Record = tuple[Any, ...]
+
+MAGIC = b"\xf5J"
+HEADER = struct.Struct("<2sII")
+FORMAT = 2
+ROTATE_BYTES = 8 << 20
+_READ_BYTES = 1 << 20
+_NAME = re.compile(r"journal-(\d+)-(\d+)")
+
+
+class Journal:
+    """
+    The writing end. Not thread-safe: the caller holds one lock around `append` and `rotate`.
+
+    Args:
+        folder: where the files go; on a filesystem that does not hang.
+        attempt: number of the attempt.
+    """
+
+    def __init__(self, folder: Path, attempt: int) -> None:
+        self.folder = folder
+        self.attempt = attempt
+        self.number = 0
+        self.size_bytes = 0
+        self._fd = self._open()
+
+    def _open(self) -> int:
+        # Without O_APPEND, which asks an NFS server for the size at every write; there is one writer.
+        return os.open(self.path, os.O_CREAT | os.O_EXCL | os.O_WRONLY | os.O_CLOEXEC, 0o644)
+
+    @property
+    def path(self) -> Path:
+        return self.folder / f"journal-{self.attempt}-{self.number}"
+
+    def append(self, record: Record) -> None:
+        """
+        Write one record; on return it outlives this process.
+
+        Raises:
+            OSError: it is not in the journal; those before and after it are.
+            ValueError: it holds something that is no plain value.
+        """
+        payload = marshal.dumps(record, FORMAT)
+        data = HEADER.pack(MAGIC, len(payload), zlib.crc32(payload)) + payload
+        written = os.write(self._fd, data)
+        self.size_bytes += written
+        if written < len(
+            data
+        ):  # the disk is nearly full: leave the torn record, readers skip it, and try the whole again
+            written = os.write(self._fd, data)
+            self.size_bytes += written
+            if written < len(data):
+                raise OSError(28, "no space left for the journal", str(self.path))
+
+    def rotate(self) -> Path:
+        """Go on in a new file; the old one gets no more records. Returns the old one's path."""
+        old, old_fd = self.path, self._fd
+        self.number += 1
+        try:
+            self._fd = self._open()
+        except OSError:
+            self.number -= 1
+            raise
+        self.size_bytes = 0
+        os.close(old_fd)
+        return old
+
+    def close(self) -> None:
+        os.close(self._fd)
+        self._fd = -1  # a write to it fails with EBADF instead of reaching a file that got the number since
+
+
+def leftovers(folder: Path) -> list[Path]:
+    """Return the journal files in *folder*, in the order in which they were written."""
+    found = []
+    try:
+        names = os.listdir(folder)
+    except FileNotFoundError:
+        return []
+    for name in names:
+        if match := _NAME.fullmatch(name):
+            found.append((int(match[1]), int(match[2]), folder / name))
+    return [path for _, _, path in sorted(found)]
+
+
+def attempt_of(path: Path) -> int:
+    """Return the number of the attempt that wrote a journal file."""
+    match = _NAME.fullmatch(path.name)
+    if match is None:
+        raise ValueError(f"{path} is not a journal")
+    return int(match[1])
+
+
+def read(path: Path, offset: int = 0, end: int | None = None) -> tuple[list[Record], int, int]:
+    """
+    Read the records from *offset* on, about one MiB of them.
+
+    Args:
+        end: do not look beyond this byte: what is there may be half written.
+
+    Returns:
+        The records, the offset to go on from, and how many bytes of torn records were skipped. The same offset again
+        means that there is no whole record behind it.
+    """
+    size = _READ_BYTES
+    with open(path, "rb") as file:
+        while True:
+            file.seek(offset)
+            data = file.read(size if end is None else max(0, min(size, end - offset)))
+            records, used, torn = parse(data)
+            if records or len(data) < size:
+                return records, offset + used, torn
+            size *= 4  # one record that is longer than what was read
+
+
+def parse(data: bytes) -> tuple[list[Record], int, int]:
+    """Return the whole records in *data*, the bytes they take up, and how many of those were torn."""
+    records: list[Record] = []
+    at = used = torn = 0
+    total = len(data)
+    while at + HEADER.size <= total:
+        magic, length, checksum = HEADER.unpack_from(data, at)
+        start = at + HEADER.size
+        if magic == MAGIC and start + length <= total:
+            payload = data[start : start + length]
+            if zlib.crc32(payload) == checksum:
+                records.append(marshal.loads(payload))
+                torn += at - used
+                at = used = start + length
+                continue
+        # A torn record, or the end of the file. Only a whole record further on proves that it is the former.
+        at = data.find(MAGIC, at + 1)
+        if at < 0:
+            break
+    return records, used, torn

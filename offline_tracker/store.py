@@ -1,0 +1,838 @@
+"""
+The runs folder, and one run's SQLite file. All SQL about runs is here.
+
+`RunStore` is the one writer of a run, `RunReader` what everything else uses. Reading never changes a run: where a dead
+writer left something to be done (a journal to be folded in, a transaction to be rolled back, an older schema), a reader
+does it to a private copy.
+"""
+
+from __future__ import annotations
+
+import difflib
+import json
+import os
+import re
+import shutil
+import sqlite3
+import tempfile
+import time
+import uuid
+from collections.abc import Iterable, Iterator, Mapping, Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any, NamedTuple
+
+from . import journal
+from .errors import BadName, NewerSchema, RunBusy, RunExists, RunNotFound, StoreError
+from .host import STALE_S, Holder
+from .journal import Record
+from .values import NAN, TEXT, Scalar, decode, encode, to_json
+
+CLOSES = 1
+EXPLICIT = 2
+"""Flags of a call: it closes its row; its step was given by the caller."""
+
+SCHEMA_VERSION = 1
+_ID = re.compile(r"[A-Za-z0-9_-]{1,64}")
+_ROWS_A_STATEMENT = 64
+_CALLS_A_READ = 5_000
+_NO_CAP = 2**63 - 1
+_POINTS = "CROSS JOIN point p ON p.seq = c.seq"
+_META = {"name": "name", "project": "project", "entity": "entity", "group": "run_group", "job_type": "job_type"}
+_META |= {"notes": "notes", "tags": "tags", "total_steps": "total_steps"}
+
+Spans = Sequence[tuple[int, int, int | None]]
+"""Live stretches of calls: first seq, last seq, and the highest step that holds in between (None: all)."""
+
+
+class Call(NamedTuple):
+    """One ``log()``: *step* is the row it belongs to, *time* in unix seconds."""
+
+    seq: int
+    step: int
+    time: float
+    flags: int
+    values: dict[str, Scalar]
+
+    @property
+    def closes(self) -> bool:
+        return bool(self.flags & CLOSES)
+
+
+class Rewind(NamedTuple):
+    """Calls up to *seq* whose step is above *step* do not hold any more."""
+
+    seq: int
+    step: int
+    time: float
+    reason: str
+
+
+class Mark(NamedTuple):
+    """A checkpoint was saved after call *seq*; *name* is None where it was only the id that was read."""
+
+    seq: int
+    time: float
+    name: str | None
+
+
+@dataclass(frozen=True)
+class RunInfo:
+    """What a run is; *uuid* is unique for ever, the id only in its folder. *created_at* in unix seconds."""
+
+    id: str
+    uuid: str
+    created_at: float
+    project: str | None = None
+    name: str | None = None
+    entity: str | None = None
+    group: str | None = None
+    job_type: str | None = None
+    notes: str | None = None
+    tags: tuple[str, ...] = ()
+    config: Mapping[str, Any] | None = None
+    total_steps: int | None = None
+
+
+@dataclass(frozen=True)
+class Attempt:
+    """One process life of a run; times in unix seconds, *after_seq* is the run's last call before it."""
+
+    number: int
+    holder: Holder
+    started_at: float
+    heartbeat_at: float
+    ended_at: float | None
+    exit_code: int | None
+    after_seq: int
+    journal: Path
+    folded: int
+    launch: str
+    requeue: str
+    reason: str
+    config: Mapping[str, Any]
+    environment: Mapping[str, Any]
+
+    def alive(self) -> bool:
+        """Whether its process still writes: known on its own host, elsewhere judged by the heartbeat."""
+        if self.ended_at is not None:
+            return False
+        known = self.holder.alive()
+        return time.time() - self.heartbeat_at < STALE_S if known is None else known
+
+
+def check_id(run_id: str) -> str:
+    """
+    Return *run_id* if every remote takes it.
+
+    Raises:
+        BadName: it is not 1 to 64 of ``A-Z a-z 0-9 _ -``.
+    """
+    if not _ID.fullmatch(run_id):
+        raise BadName(f"run id {run_id!r}: use 1 to 64 of A-Z a-z 0-9 _ - (remotes refuse the rest)")
+    return run_id
+
+
+class Runs:
+    """A runs folder: one folder a run, each with its run.db."""
+
+    def __init__(self, path: str | os.PathLike[str]) -> None:
+        self.path = Path(path)
+
+    def ids(self) -> list[str]:
+        """Return the ids of all runs, sorted; [] where the folder does not exist."""
+        try:
+            with os.scandir(self.path) as entries:
+                names = [entry.name for entry in entries if _ID.fullmatch(entry.name)]
+        except FileNotFoundError:
+            return []
+        return sorted(name for name in names if (self.path / name / "run.db").exists())
+
+    def folder(self, run_id: str) -> Path:
+        return self.path / run_id
+
+    def __contains__(self, run_id: str) -> bool:
+        return (self.folder(run_id) / "run.db").exists()
+
+    def find(self, text: str) -> str:
+        """
+        Return the id that *text* means: an id, or a unique prefix of one.
+
+        Raises:
+            RunNotFound: none or more than one begins so.
+        """
+        ids = self.ids()
+        if text in ids:
+            return text
+        begin = [run_id for run_id in ids if run_id.startswith(text)] if text else []
+        if len(begin) == 1:
+            return begin[0]
+        raise RunNotFound(text, self.path, begin[:5] or self.close_to(text, ids))
+
+    def close_to(self, run_id: str, ids: Sequence[str] | None = None) -> list[str]:
+        return difflib.get_close_matches(run_id, self.ids() if ids is None else ids, n=3)
+
+    def read(self, run_id: str) -> RunReader:
+        """
+        Open a run for reading.
+
+        Raises:
+            RunNotFound: it is not there.
+            StoreError: its file can't be read.
+        """
+        if run_id not in self:
+            raise RunNotFound(run_id, self.path, self.close_to(run_id))
+        return RunReader(self.folder(run_id))
+
+    def create(self, info: RunInfo) -> None:
+        """
+        Make an empty run; it appears whole or not at all.
+
+        Raises:
+            RunExists: it is there.
+            StoreError: the folder can't be written.
+        """
+        from . import migrations  # sqlite-utils takes its time: not before a run opens
+
+        folder = self.folder(info.id)
+        scratch = folder / f".new-{uuid.uuid4().hex}"
+        try:
+            folder.mkdir(parents=True, exist_ok=True)
+            connection = _connect(scratch, "rwc")
+            try:
+                connection.execute("PRAGMA journal_mode = MEMORY")
+                connection.execute("PRAGMA synchronous = OFF")  # the fsync below makes it last, once
+                migrations.migrate(connection)
+                connection.execute(
+                    "INSERT INTO run VALUES (?, ?, ?, ?, ?, ?, ?, ?, ?, ?, ?, ?)",
+                    (
+                        *(info.id, info.uuid, info.created_at, info.project, info.name, info.entity, info.group),
+                        *(
+                            info.job_type,
+                            info.notes,
+                            json.dumps(info.tags),
+                            to_json(info.config or {}),
+                            info.total_steps,
+                        ),
+                    ),
+                )
+            finally:
+                connection.close()
+            _fsync(scratch)
+            _publish(scratch, folder / "run.db")
+            _fsync(folder)
+        except FileExistsError:
+            raise RunExists(f"run {info.id!r} is already in {self.path}") from None
+        except (OSError, sqlite3.Error) as error:
+            raise StoreError(f"can't make a run in {self.path}: {error}; set dir= or OFFLINE_TRACKER_DIR") from error
+        finally:
+            scratch.unlink(missing_ok=True)
+
+
+def _publish(made: Path, path: Path) -> None:
+    try:
+        os.link(made, path)
+    except FileExistsError:
+        raise
+    except OSError:  # no hard links on this filesystem
+        if path.exists():
+            raise FileExistsError(path) from None
+        made.rename(path)
+
+
+def _fsync(path: Path) -> None:
+    fd = os.open(path, os.O_RDONLY)
+    try:
+        os.fsync(fd)
+    finally:
+        os.close(fd)
+
+
+def _connect(path: Path, mode: str, timeout_s: float = 10.0) -> sqlite3.Connection:
+    uri = f"{path.resolve().as_uri()}?mode={mode}"
+    return sqlite3.connect(uri, uri=True, timeout=timeout_s, isolation_level=None, check_same_thread=False)
+
+
+def _check_schema(connection: sqlite3.Connection, path: Path) -> int:
+    """Return the schema's version, having read the file once; StoreError if it is none of ours."""
+    try:
+        version: int = connection.execute("PRAGMA user_version").fetchone()[0]
+        if version:
+            connection.execute("SELECT id FROM run").fetchall()
+    except sqlite3.DatabaseError as error:
+        if isinstance(error, sqlite3.OperationalError) and "no such table" not in str(error):
+            raise
+        version = 0
+    if version < 1:
+        raise StoreError(f"{path} is not a run of offline_tracker; move it away, or restore it from a copy")
+    if version > SCHEMA_VERSION:
+        raise NewerSchema(f"{path} was written by a newer offline_tracker (schema {version}); update this one")
+    return version
+
+
+class RunStore:
+    """
+    The one writer of a run. Not thread-safe; used by the thread that opened it, then by the writer's alone.
+
+    Args:
+        path: the run.db.
+
+    Raises:
+        StoreError: it can't be opened, or is none of ours.
+    """
+
+    def __init__(self, path: Path) -> None:
+        self.path = path
+        self._metrics: dict[str, int] = {}
+        self._open()
+
+    def _open(self) -> None:
+        from . import migrations
+
+        try:
+            self._db = _connect(self.path, "rw")
+            if _check_schema(self._db, self.path) < SCHEMA_VERSION:
+                migrations.migrate(self._db)
+            # Never WAL: its shared memory does not reach other hosts, and readers there would see a broken file.
+            self._db.execute("PRAGMA journal_mode = TRUNCATE")
+            self._db.execute("PRAGMA synchronous = FULL")
+            self._metrics = dict(self._db.execute("SELECT name, id FROM metric").fetchall())
+        except sqlite3.Error as error:
+            raise StoreError(f"can't open {self.path} for writing: {error}") from error
+
+    def reopen(self) -> None:
+        """Begin anew with the file after an error; if that fails too, the next `append` says so."""
+        old = self._db
+        try:
+            self._open()
+            old.close()
+        except (StoreError, sqlite3.Error):
+            self._db = old
+
+    def close(self) -> None:
+        self._db.close()
+
+    def claim(self, holder: Holder, **attempt: Any) -> int:
+        """
+        Begin an attempt and return its number; from now on *holder* is the run's writer.
+
+        The journals of dead attempts are folded in first.
+
+        Args:
+            attempt: started_at, journal (folder), launch, requeue, reason, config, environment.
+
+        Raises:
+            RunBusy: another process that lives holds the run.
+        """
+        self.fold_leftovers()
+        self._begin()
+        try:
+            last = self._last_attempt()
+            if last is not None and last.alive() and last.holder != holder:
+                since = time.strftime("%Y-%m-%d %H:%M:%S", time.localtime(last.started_at))
+                raise RunBusy(
+                    f"run {self.path.parent.name!r} is being written by pid {last.holder.pid} on {last.holder.host} "
+                    f"since {since}; end that process, or use another id"
+                )
+            number = 1 if last is None else last.number + 1
+            self._db.execute(
+                "INSERT INTO attempt (id, host, boot, pid, pid_started, started_at, heartbeat_at, after_seq, journal,"
+                " launch, requeue, reason, config, environment) VALUES (?, ?, ?, ?, ?, ?, ?, ?, ?, ?, ?, ?, ?, ?)",
+                (
+                    *(number, holder.host, holder.boot, holder.pid, holder.started, attempt["started_at"]),
+                    *(attempt["started_at"], self.last_seq(), str(attempt["journal"]), attempt["launch"]),
+                    *(attempt["requeue"], attempt["reason"], attempt["config"], attempt["environment"]),
+                ),
+            )
+            self._db.execute("COMMIT")
+        except BaseException:
+            self._rollback()
+            raise
+        return number
+
+    def _last_attempt(self) -> Attempt | None:
+        return next(iter(_attempts(self._db, "ORDER BY id DESC LIMIT 1")), None)
+
+    def fold_leftovers(self, delete: bool = True, folder: Path | None = None) -> int:
+        """
+        Move what dead attempts left in their journals into the run; returns how many records that were.
+
+        Safe to be killed in and to be done twice: an attempt remembers how far its journal was folded.
+
+        Args:
+            delete: remove the journals afterwards.
+            folder: where the run really lies, when this is a copy.
+        """
+        count = 0
+        home = folder or self.path.parent
+        for attempt in _attempts(self._db, "WHERE ended_at IS NULL ORDER BY id"):
+            if attempt.alive():
+                continue
+            for path in _journals_of(attempt, home):
+                offset = 0
+                while True:
+                    records, after, _ = journal.read(path, offset)
+                    if after == offset:
+                        break
+                    offset = after
+                    count += self.append(attempt.number, records)
+        if delete:
+            for attempt in _attempts(self._db, "ORDER BY id"):
+                if not attempt.alive():
+                    for path in _journals_of(attempt, home):
+                        path.unlink(missing_ok=True)
+        return count
+
+    def append(self, attempt: int, records: Iterable[Record], heartbeat_at: float | None = None) -> int:
+        """
+        Put journal records into the run in one transaction; returns how many were new.
+
+        Args:
+            heartbeat_at: unix seconds, from the living writer, which gives each record once. Without it the records are
+                a dead attempt's, and those that are there already are passed over.
+
+        Raises:
+            StoreError: nothing of it was stored; the same call may work later.
+        """
+        try:
+            self._begin()
+            folded = self._db.execute("SELECT folded FROM attempt WHERE id = ?", (attempt,)).fetchone()[0]
+            fresh = list(records) if heartbeat_at else sorted(record for record in records if record[0] > folded)
+            calls: list[tuple[Any, ...]] = []
+            points: list[tuple[Any, ...]] = []
+            for record in fresh:
+                if record[1] == journal.CALL:
+                    _, _, seq, step, at, flags, values = record
+                    calls.append((seq, step, at, flags))
+                    for name, value in values.items():
+                        metric = self._metrics.get(name) or self._metric(name)
+                        if type(value) is float and value == value:
+                            points.append((seq, metric, value, None))
+                        else:
+                            points.append((seq, metric, *encode(value)))
+                else:
+                    self._apply(attempt, record)
+            self._insert("call", calls)
+            self._insert("point", points)
+            if fresh:
+                folded = max(folded, fresh[-1][0])
+            self._db.execute(
+                "UPDATE attempt SET folded = ?, heartbeat_at = coalesce(?, heartbeat_at) WHERE id = ?",
+                (folded, heartbeat_at, attempt),
+            )
+            self._db.execute("COMMIT")
+            return len(fresh)
+        except sqlite3.Error as error:
+            self._rollback()
+            self._metrics = {}  # ids given out in the transaction that was rolled back
+            raise StoreError(f"can't write {self.path}: {error}") from error
+
+    def _insert(self, table: str, rows: list[tuple[Any, ...]]) -> None:
+        # Rows of one statement share its overhead, and the GIL is let go of once, not 64 times (storage.md).
+        row = "(?, ?, ?, ?)"
+        for start in range(0, len(rows), _ROWS_A_STATEMENT):
+            part = rows[start : start + _ROWS_A_STATEMENT]
+            sql = f"INSERT OR IGNORE INTO {table} VALUES {', '.join([row] * len(part))}"
+            self._db.execute(sql, [value for values in part for value in values])
+
+    def _metric(self, name: str) -> int:
+        self._db.execute("INSERT OR IGNORE INTO metric (name) VALUES (?)", (name,))
+        number: int = self._db.execute("SELECT id FROM metric WHERE name = ?", (name,)).fetchone()[0]
+        self._metrics[name] = number
+        return number
+
+    def _apply(self, attempt: int, record: Record) -> None:
+        _, kind, *rest = record
+        sql = self._db.execute
+        if kind == journal.MARK:
+            sql("INSERT OR REPLACE INTO mark (seq, time, name) VALUES (?, ?, ?)", rest)
+        elif kind == journal.REWIND:
+            sql("INSERT INTO rewind (seq, step, time, reason) VALUES (?, ?, ?, ?)", rest)
+        elif kind == journal.CONFIG:
+            config = json.loads(sql("SELECT config FROM run").fetchone()[0])
+            config.update({key: json.loads(text) for key, text in rest[0].items()})
+            sql("UPDATE run SET config = ?", (json.dumps(config),))
+        elif kind == journal.SUMMARY:
+            for name, text in rest[0].items():
+                if text is None:
+                    sql("DELETE FROM summary WHERE name = ?", (name,))
+                else:
+                    sql("INSERT OR REPLACE INTO summary VALUES (?, ?)", (name, text))
+        elif kind == journal.DEFINE:
+            sql("UPDATE metric SET definition = ? WHERE id = ?", (rest[1], self._metric(rest[0])))
+        elif kind == journal.ALERT:
+            at, seq, title, text, level = rest
+            sql(
+                "INSERT INTO alert (seq, time, title, text, level) VALUES (?, ?, ?, ?, ?)",
+                (seq, at, title, text, level),
+            )
+        elif kind == journal.META:
+            for key, text in rest[0].items():
+                value = json.loads(text)
+                sql(f"UPDATE run SET {_META[key]} = ?", (json.dumps(value) if key == "tags" else value,))
+        elif kind == journal.END:
+            sql("UPDATE attempt SET ended_at = ?, exit_code = ? WHERE id = ?", (*rest, attempt))
+
+    def drop_attempt(self, number: int) -> None:
+        """Forget an attempt that put nothing on record: a finished training that was started again."""
+        self._begin()
+        self._db.execute("DELETE FROM attempt WHERE id = ? AND folded = 0", (number,))
+        self._db.execute("COMMIT")
+
+    def rewind(self, seq: int, step: int, reason: str) -> None:
+        """
+        Record after the fact that the calls behind *seq* went on from *step*; calls without a step are counted anew.
+
+        Only for the newest stretch: there must be no rewind behind *seq*.
+        """
+        self._begin()
+        try:
+            values = (seq, step, time.time(), reason)
+            self._db.execute("INSERT INTO rewind (seq, step, time, reason) VALUES (?, ?, ?, ?)", values)
+            after = self._db.execute("SELECT seq, step, flags FROM call WHERE seq > ? ORDER BY seq", (seq,)).fetchall()
+            following = step + 1
+            for call, old, flags in after:
+                new = old if flags & EXPLICIT else following
+                if new != old:
+                    self._db.execute("UPDATE call SET step = ? WHERE seq = ?", (new, call))
+                following = new + 1 if flags & CLOSES else new
+            self._db.execute("COMMIT")
+        except BaseException:
+            self._rollback()
+            raise
+
+    def last_seq(self) -> int:
+        """Return the seq of the newest call, 0 if there is none."""
+        seq: int = self._db.execute("SELECT coalesce(max(seq), 0) FROM call").fetchone()[0]
+        return seq
+
+    def newest_mark(self) -> int | None:
+        """Return the seq of the newest mark."""
+        seq: int | None = self._db.execute("SELECT max(seq) FROM mark").fetchone()[0]
+        return seq
+
+    def last_step(self) -> int | None:
+        """Return the step that a resumed run goes on behind, or None if there is no call yet."""
+        sql = "SELECT min(step) FROM rewind WHERE seq >= (SELECT max(seq) FROM call)"
+        (rewound,) = self._db.execute(sql).fetchone()
+        if rewound is None:
+            (rewound,) = self._db.execute("SELECT step FROM call ORDER BY seq DESC LIMIT 1").fetchone() or (None,)
+        return rewound  # type: ignore[no-any-return]
+
+    def resume_points(self, spans: Spans, newest: int = 1000) -> list[tuple[int, dict[str, float], dict[str, float]]]:
+        """
+        Return, for the live marks, what tells whether a resumed run went on from there; the newest mark first.
+
+        Each is the step of the mark's call, the floats of the live call behind it, and those of these floats that occur
+        only once among the live calls of their metric.
+
+        Args:
+            spans: the live stretches.
+            newest: look at so many marks.
+        """
+        marks = [seq for (seq,) in self._db.execute("SELECT seq FROM mark ORDER BY seq DESC").fetchall()]
+        found: list[tuple[int, int, dict[int, float]]] = []
+        seen: set[int] = set()
+        for seq in marks:
+            if len(found) >= newest:
+                break
+            step = self._live_step(spans, seq)
+            following = self._next_live(spans, seq)
+            if step is None or following is None or following in seen:
+                continue  # dead, nothing behind it, or a newer mark is before the same call
+            seen.add(following)
+            sql = "SELECT metric, value FROM point WHERE seq = ? AND typeof(value) = 'real'"
+            found.append((step, following, dict(self._db.execute(sql, (following,)).fetchall())))
+        wanted = {item for _, _, floats in found for item in floats.items()}
+        names = {number: name for name, number in self._metrics.items()}
+        once = self._occurring_once(spans, wanted)
+        return [
+            (
+                step,
+                {names[metric]: value for metric, value in floats.items()},
+                {names[metric]: value for metric, value in floats.items() if (metric, value) in once},
+            )
+            for step, _, floats in found
+        ]
+
+    def _live_step(self, spans: Spans, seq: int) -> int | None:
+        row = self._db.execute(f"SELECT c.step FROM {_live(spans)} AND c.seq = ?", (seq,)).fetchone()
+        return row[0] if row else None
+
+    def _next_live(self, spans: Spans, seq: int) -> int | None:
+        following: int | None = self._db.execute(
+            f"SELECT min(c.seq) FROM {_live(spans)} AND c.seq > ?", (seq,)
+        ).fetchone()[0]
+        return following
+
+    def _occurring_once(self, spans: Spans, wanted: set[tuple[int, float]]) -> set[tuple[int, float]]:
+        if not wanted:
+            return set()
+        sql = self._db.execute
+        sql("CREATE TEMP TABLE wanted (metric, value, PRIMARY KEY (metric, value)) WITHOUT ROWID")
+        try:
+            self._db.executemany("INSERT OR IGNORE INTO wanted VALUES (?, ?)", wanted)
+            found = sql(
+                f"SELECT p.metric, p.value FROM {_live(spans, f'{_POINTS} CROSS JOIN wanted w')}"
+                " AND w.metric = p.metric AND w.value = p.value GROUP BY p.metric, p.value HAVING count(*) = 1"
+            )
+            return set(found.fetchall())
+        finally:
+            sql("DROP TABLE wanted")
+
+    def rewinds(self) -> list[Rewind]:
+        return _rewinds(self._db)
+
+    def _begin(self) -> None:
+        self._db.execute("BEGIN IMMEDIATE")
+
+    def _rollback(self) -> None:
+        if self._db.in_transaction:  # a full disk rolls back by itself
+            self._db.execute("ROLLBACK")
+
+
+def _live(spans: Spans, join: str = "") -> str:
+    """The calls ``c`` that hold, as the FROM and WHERE of a query; the numbers are ours, so they stand in the text."""
+    if not spans:
+        return f"call c {join} WHERE 0"
+    rows = ", ".join(f"({first}, {last}, {_NO_CAP if cap is None else cap})" for first, last, cap in spans)
+    return (
+        f"(SELECT column1 AS first, column2 AS last, column3 AS cap FROM (VALUES {rows})) s"
+        f" CROSS JOIN call c ON c.seq BETWEEN s.first AND s.last AND c.step <= s.cap {join} WHERE 1"
+    )
+
+
+def _upto(step: int | None) -> int:
+    return _NO_CAP if step is None else step
+
+
+def _rewinds(db: sqlite3.Connection) -> list[Rewind]:
+    return [
+        Rewind(*row) for row in db.execute("SELECT seq, step, time, reason FROM rewind ORDER BY seq, id").fetchall()
+    ]
+
+
+def _attempts(db: sqlite3.Connection, tail: str = "ORDER BY id") -> list[Attempt]:
+    rows = db.execute(
+        "SELECT id, host, boot, pid, pid_started, started_at, heartbeat_at, ended_at, exit_code, after_seq, journal,"
+        f" folded, launch, requeue, reason, config, environment FROM attempt {tail}"
+    ).fetchall()
+    return [
+        Attempt(
+            row[0], Holder(*row[1:5]), *row[5:10], Path(row[10]), *row[11:15], json.loads(row[15]), json.loads(row[16])
+        )
+        for row in rows
+    ]
+
+
+def _journals_of(attempt: Attempt, home: Path) -> list[Path]:
+    """The journals of an attempt: in the run's folder, wherever that lies by now, or in this host's scratch."""
+    folders = {home, attempt.journal}
+    return [
+        path for folder in folders for path in journal.leftovers(folder) if journal.attempt_of(path) == attempt.number
+    ]
+
+
+class RunReader:
+    """
+    One run as it was when this was opened, read only; a context manager.
+
+    Nothing is locked between two calls, and no call of this changes a byte of the run.
+
+    Args:
+        folder: the run's folder.
+
+    Raises:
+        StoreError: its file can't be read.
+        NewerSchema: a newer version wrote it.
+    """
+
+    def __init__(self, folder: Path) -> None:
+        self.folder = folder
+        self._copy: tempfile.TemporaryDirectory[str] | None = None
+        path = folder / "run.db"
+        try:
+            try:
+                self._db = _connect(path, "ro")
+                old = _check_schema(self._db, path) < SCHEMA_VERSION
+            except sqlite3.OperationalError as error:
+                if "readonly" not in str(error):
+                    raise
+                # The writer was killed inside a commit. SQLite wants to roll that back, which is for the next writer
+                # to do; until then a reader rolls back a copy of its own.
+                self._read_copy(shutil.copy)
+                old = False
+            if self._copy is None and (old or self._has_leftovers()):
+                self._read_copy(_backup)
+            self.info = self._info()
+            self.attempts = _attempts(self._db)
+            self.rewinds = _rewinds(self._db)
+            self.marks = [
+                Mark(*row) for row in self._db.execute("SELECT seq, time, name FROM mark ORDER BY seq").fetchall()
+            ]
+            self.last_seq: int = self._db.execute("SELECT coalesce(max(seq), 0) FROM call").fetchone()[0]
+        except (sqlite3.Error, OSError) as error:
+            self.close()
+            raise StoreError(f"can't read {path}: {error}") from error
+        except StoreError:
+            self.close()
+            raise
+
+    def __enter__(self) -> RunReader:
+        return self
+
+    def __exit__(self, *exc: object) -> None:
+        self.close()
+
+    def close(self) -> None:
+        if hasattr(self, "_db"):
+            self._db.close()
+        if self._copy is not None:
+            self._copy.cleanup()
+
+    def _has_leftovers(self) -> bool:
+        # Of a run that is being written the journal is folded in by its writer within moments.
+        return any(
+            path.stat().st_size > 0
+            for attempt in _attempts(self._db, "WHERE ended_at IS NULL ORDER BY id")
+            if not attempt.alive()
+            for path in _journals_of(attempt, self.folder)
+        )
+
+    def _read_copy(self, copy: Any) -> None:
+        self._copy = tempfile.TemporaryDirectory(prefix="offline_tracker-")
+        target = Path(self._copy.name) / "run.db"
+        copy(self.folder / "run.db", target)
+        rollback = self.folder / "run.db-journal"
+        if copy is shutil.copy and rollback.exists():
+            shutil.copy(rollback, target.with_name("run.db-journal"))
+        self._db.close()
+        store = RunStore(target)
+        try:
+            store.fold_leftovers(delete=False, folder=self.folder)
+        finally:
+            store.close()
+        self._db = _connect(target, "ro")
+
+    def _info(self) -> RunInfo:
+        columns = "id, uuid, created_at, project, name, entity, run_group, job_type, notes, tags, config, total_steps"
+        row = self._db.execute(f"SELECT {columns} FROM run").fetchone()
+        if row is None:
+            raise StoreError(f"{self.folder / 'run.db'} holds no run; move it away, or restore it from a copy")
+        *plain, tags, config, total_steps = row
+        return RunInfo(*plain, tuple(json.loads(tags)), json.loads(config), total_steps)
+
+    @property
+    def state(self) -> str:
+        """``running``, ``finished``, ``failed`` (ended with an exit code) or ``crashed`` (gone without a word)."""
+        last = self.attempts[-1] if self.attempts else None
+        if last is None:
+            return "crashed"
+        if last.ended_at is not None:
+            return "failed" if last.exit_code else "finished"
+        return "running" if last.alive() else "crashed"
+
+    def calls(self, spans: Spans, above: int | None = None, upto: int | None = None) -> Iterator[Call]:
+        """
+        Yield the calls of *spans* in order, those with above < step <= upto.
+
+        Reads some thousand at a time and lets go of the file in between.
+        """
+        low = -(2**63) if above is None else above
+        high = _upto(upto)
+        names = self._names()
+        for first, last, cap in spans:
+            top = high if cap is None else min(high, cap)
+            where = "seq BETWEEN ? AND ? AND step > ? AND step <= ?"
+            bounds = f"SELECT min(seq), max(seq) FROM call WHERE {where}"
+            begin, end = self._db.execute(bounds, (first, last, low, top)).fetchone()
+            if begin is None:
+                continue
+            for start in range(begin, end + 1, _CALLS_A_READ):
+                stop = min(end, start + _CALLS_A_READ - 1)
+                sql = f"SELECT seq, step, time, flags FROM call WHERE {where} ORDER BY seq"
+                calls = {row[0]: Call(*row, {}) for row in self._db.execute(sql, (start, stop, low, top)).fetchall()}
+                sql = "SELECT seq, metric, value, kind FROM point WHERE seq BETWEEN ? AND ?"
+                for seq, metric, value, kind in self._db.execute(sql, (start, stop)).fetchall():
+                    if (call := calls.get(seq)) is not None:
+                        call.values[names[metric]] = value if kind is None else decode(value, kind)
+                yield from calls.values()
+
+    def _names(self) -> dict[int, str]:
+        return dict(self._db.execute("SELECT id, name FROM metric").fetchall())
+
+    def metric_names(self, spans: Spans) -> list[str]:
+        """Return the metrics that the live calls hold, in the order in which they first came."""
+        sql = f"SELECT DISTINCT p.metric FROM {_live(spans, _POINTS)}"
+        names = self._names()
+        return [names[number] for (number,) in sorted(self._db.execute(sql).fetchall())]
+
+    def definitions(self) -> dict[str, dict[str, Any]]:
+        """Return what define_metric said, metric or glob to its options, in order."""
+        sql = "SELECT name, definition FROM metric WHERE definition IS NOT NULL ORDER BY id"
+        return {name: json.loads(text) for name, text in self._db.execute(sql).fetchall()}
+
+    def step_of(self, seq: int) -> tuple[int, int] | None:
+        """Return step and flags of a call, or None."""
+        row: tuple[int, int] | None = self._db.execute("SELECT step, flags FROM call WHERE seq = ?", (seq,)).fetchone()
+        return row
+
+    def last_live_seq(self, spans: Spans) -> int:
+        """Return the seq of the newest call that holds, 0 if there is none."""
+        (seq,) = self._db.execute(f"SELECT max(c.seq) FROM {_live(spans)}").fetchone()
+        return seq or 0
+
+    def count_rows(self, spans: Spans, upto: int | None = None) -> int:
+        """Return how many rows the curve has up to step *upto* (None: in all); calls without a value make none."""
+        live = f"{_live(spans)} AND c.step <= ? AND EXISTS (SELECT 1 FROM point p WHERE p.seq = c.seq)"
+        count: int = self._db.execute(f"SELECT count(DISTINCT c.step) FROM {live}", (_upto(upto),)).fetchone()[0]
+        return count
+
+    def last_row_step(self, spans: Spans, upto: int | None = None) -> int | None:
+        """Return the step of the newest row up to step *upto*, or None if there is none."""
+        live = f"{_live(spans)} AND c.step <= ? AND EXISTS (SELECT 1 FROM point p WHERE p.seq = c.seq)"
+        step: int | None = self._db.execute(f"SELECT max(c.step) FROM {live}", (_upto(upto),)).fetchone()[0]
+        return step
+
+    def last_steps(self, spans: Spans, upto: int | None = None) -> dict[str, int]:
+        """Return the newest step of each metric that is a number there, up to step *upto*."""
+        names = self._names()
+        sql = f"SELECT p.metric, max(c.step) FROM {_live(spans, _POINTS)} AND c.step <= ?"
+        sql += f" AND (p.kind = {NAN} OR (p.value IS NOT NULL AND p.kind IS NOT {TEXT})) GROUP BY p.metric"
+        return {names[metric]: step for metric, step in self._db.execute(sql, (_upto(upto),)).fetchall()}
+
+    def last_times(self, spans: Spans) -> list[float | None]:
+        """Return for each attempt the time of its newest call that holds, None if it has none."""
+        ends = [attempt.after_seq for attempt in self.attempts[1:]] + [self.last_seq]
+        sql = f"SELECT max(c.time) FROM {_live(spans)} AND c.seq > ? AND c.seq <= ?"
+        return [
+            self._db.execute(sql, (attempt.after_seq, end)).fetchone()[0]
+            for attempt, end in zip(self.attempts, ends, strict=True)
+        ]
+
+    def last_values(self, spans: Spans, upto: int | None = None) -> dict[str, tuple[int, Scalar]]:
+        """Return step and value of each metric's newest point on the curve, up to step *upto*."""
+        names = self._names()
+        # SQLite takes the bare columns from the row that has the maximum.
+        sql = "SELECT p.metric, c.step, p.value, p.kind, max(c.seq)"
+        sql += f" FROM {_live(spans, _POINTS)} AND c.step <= ? GROUP BY p.metric"
+        rows = self._db.execute(sql, (_upto(upto),)).fetchall()
+        return {names[metric]: (step, decode(value, kind)) for metric, step, value, kind, _ in rows}
+
+    def summary(self) -> dict[str, Any]:
+        """Return what was put into run.summary by hand."""
+        return {name: json.loads(text) for name, text in self._db.execute("SELECT name, value FROM summary").fetchall()}
+
+    def alerts(self) -> list[tuple[int, float, str, str, str]]:
+        """Return the alerts: seq, time, title, text, level."""
+        return self._db.execute("SELECT seq, time, title, text, level FROM alert ORDER BY id").fetchall()
+
+
+def _backup(source: Path, target: Path) -> None:
+    """Copy a database through SQLite, which keeps its locks where a plain open and close would drop them."""
+    reading, writing = _connect(source, "ro"), _connect(target, "rwc")
+    try:
+        reading.backup(writing)
+    finally:
+        reading.close()
+        writing.close()

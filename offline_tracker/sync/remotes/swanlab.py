@@ -1,0 +1,507 @@
+"""
+SwanLab, through swanlab's own client and request functions.
+
+swanlab's own uploader drops a batch at any 4xx, sends one twice when an answer is lost, and stamps each point with the
+time of the replay. So the batches are ours, and so is the word on what became of them: a request function that returns has
+seen a 2xx. What these functions are called is checked at start, because they are not a public interface.
+"""
+
+from __future__ import annotations
+
+import csv
+import importlib
+import importlib.util
+import math
+import re
+import time
+from collections import Counter
+from collections.abc import Callable, Iterator, Mapping, Sequence
+from functools import partial
+from types import SimpleNamespace
+from typing import Any, TypeVar
+
+from ...curve import Row
+from ...errors import (
+    BadName,
+    Diverged,
+    NoCredentials,
+    RemoteDown,
+    RemoteError,
+    RemoteRefused,
+    RemoteRunGone,
+    UsageError,
+)
+from ...values import SEPARATOR
+from . import UUID_KEY, Curve, Facts, Found, Mark, Target
+
+T = TypeVar("T")
+
+_TESTED = "swanlab>=0.10.3,<0.11"
+_PROJECT = re.compile(r"[0-9a-zA-Z_\-+.]{1,100}")
+_KEY_MAX, _NAME_MAX, _NOTES_MAX, _TAGS_MAX = 512, 512, 1024, 30
+_COLUMNS_A_REQUEST = 3000
+_KEYS_AN_EXPORT = 16
+_HEARTBEAT_S = 300.0  # the service counts a run as interrupted after about 30 minutes
+_STATES = {"RUNNING": "running", "FINISHED": "finished", "CRASHED": "crashed", "ABORTED": "failed"}
+
+
+class SwanlabRemote:
+    """
+    SwanLab; see `remotes.Remote`.
+
+    Args:
+        patience_s: how long a request that changes nothing by being repeated is repeated while the service fails.
+    """
+
+    name = "swanlab"
+    settle_s = 10.0  # the service counts a run's last steps behind the scenes; 5 to 10 s were seen
+
+    def __init__(self, patience_s: float = 30.0) -> None:
+        self.server = ""
+        self._patience_s = patience_s
+        self._lib: Any = None
+        self._key = ""
+        self._experiments: dict[Target, dict[str, Any]] = {}
+
+    def connect(self) -> str:
+        self._lib = lib = _library()
+        settings = lib.create_settings()
+        self.server = str(settings.api_host).rstrip("/")
+        self._key = settings.api_key or ""
+        if not self._key:
+            raise NoCredentials(f"swanlab: no API key for {self.server}; set SWANLAB_API_KEY or run `swanlab login`")
+        lib.console.c.quiet = True  # it prints every failed request; ours are reported with the run they belong to
+        self._again(self._try_key, "log in")
+        if lib.client.exists():
+            lib.client.reset()
+        self._again(lambda: lib.client.new(self._key, self.server, timeout=30), "log in")
+        return str(lib.client.username())
+
+    def _try_key(self) -> None:
+        # Client() raises the same error for a wrong key and for a dead server, so ask once by hand.
+        session = self._lib.session.create(default_retry=0)
+        url = f"{self.server}/api/login/api_key"
+        session.post(url=url, headers={"authorization": self._key}, timeout=30, log_error=False)
+
+    def check(self, target: Target) -> None:
+        if not _PROJECT.fullmatch(target.project):
+            raise BadName(
+                f"swanlab: project {target.project!r} is refused there: use 1 to 100 of 0-9 A-Z a-z _ - + . (--project)"
+            )
+        if len(target.entity) > 25:
+            raise BadName(f"swanlab: workspace {target.entity!r} is longer than 25 characters (--entity)")
+
+    def look(self, target: Target) -> Found | None:
+        project = self._get(f"/project/{target.entity}/{target.project}")
+        if project is None:
+            return None
+        path = f"/project/{target.entity}/{target.project}/runs"
+        run = self._get(f"{path}/{target.remote_id}")
+        if run is None:
+            return None
+        if "profile" not in run:  # older servers leave it out of an answer that was asked for by name
+            run = {**run, **(self._get(f"{path}/{run['cuid']}") or {})}
+        self._experiments[target] = {**run, "project": project}
+        created_at = self._lib.parse_time(run["createdAt"])
+        summary = self._again(
+            lambda: self._lib.experiment.get_experiment_summary(project["cuid"], run["cuid"], created_at),
+            "read the summary",
+        )
+        steps = {item["key"]: int(item["step"]) for item in summary.get("scalar") or [] if not _reserved(item["key"])}
+        ours = ((run.get("profile") or {}).get("config") or {}).get(UUID_KEY)
+        return Found(
+            Mark(max(steps.values(), default=None), None, steps),
+            ours.get("value") if isinstance(ours, Mapping) else ours,
+            _STATES.get(run.get("state", "")),
+            self._url(target, run["cuid"]),
+        )
+
+    def _url(self, target: Target, experiment: str) -> str:
+        web = str(self._lib.create_settings().web_host).rstrip("/")
+        return f"{web}/@{target.entity}/{target.project}/runs/{experiment}/chart"
+
+    def _get(self, path: str) -> dict[str, Any] | None:
+        try:
+            return self._again(lambda: self._lib.client.get(path, retries=0, log_error=False).data, f"read {path}")  # type: ignore[no-any-return]
+        except _NotThere:
+            return None
+
+    def agrees(self, found: Mark, local: Mark) -> bool:
+        return dict(found.last_steps or {}) == _by_key(local.last_steps or {})
+
+    def mend(self, target: Target, found: Found, curve: Curve, upto: int | None) -> list[Row] | None:
+        there = self._export(target, list(found.mark.last_steps or {}))
+        twice = sorted({step for steps in there.values() for step, count in steps.items() if count > 1})
+        if twice:
+            raise Diverged(f"swanlab shows steps {_some(twice)} more than once; it can't take points back")
+        missing: list[Row] = []
+        for row in curve.rows(None, upto):
+            lacking = {}
+            for name, value in row.values.items():
+                key, data = key_of(name), _data(value)
+                if key is None or data is None or there.get(key, Counter()).pop(row.step, 0):
+                    continue
+                # An export leaves out NaN, so of those only what is above the key's last step is surely missing.
+                if data != "nan" or row.step > (found.mark.last_steps or {}).get(key, -1):
+                    lacking[name] = value
+            if lacking:
+                missing.append(row._replace(values=lacking))
+        more = sorted({step for steps in there.values() for step in steps if upto is None or step <= upto})
+        if more:
+            raise Diverged(f"swanlab holds points at steps {_some(more)} that the local curve does not have")
+        return missing
+
+    def _export(self, target: Target, keys: Sequence[str]) -> dict[str, Counter[int]]:
+        """Read all steps of some keys, with how often each is there."""
+        lib, run = self._lib, self._experiments[target]
+        begun = lib.parse_time(run["createdAt"])
+        out: dict[str, Counter[int]] = {key: Counter() for key in keys}
+        for start in range(0, len(keys), _KEYS_AN_EXPORT):
+            part = list(keys[start : start + _KEYS_AN_EXPORT])
+            body = lib.build_export_payload(
+                run["project"]["cuid"], run["cuid"], begun, part, experiment_name=run["name"]
+            )
+
+            def ask(path: str, body: Any) -> Any:
+                return self._again(
+                    lambda: lib.client.post(path, body, retries=0, log_error=False).data, "export points"
+                )
+
+            stored = ask("/house/metrics/scalar/export", body)["cosKey"]
+            url = ask("/files/presigned/get", {"paths": [stored]})["urls"][0]
+            for row in self._again(lambda url=url: list(self._rows_of(url)), "export points"):  # type: ignore[misc]
+                for number, key in enumerate(part):
+                    if len(row) > 1 + 2 * number and row[1 + 2 * number]:
+                        out[key][int(row[0])] += 1
+        return out
+
+    def _rows_of(self, url: str) -> Iterator[list[str]]:
+        session = self._lib.session.create(default_retry=0)
+        with session, session.get(url, stream=True, timeout=60, log_error=False) as answer:
+            answer.encoding = "utf-8"
+            # iter_lines cuts a CRLF at the border of two chunks into a line too many: the empty ones go.
+            rows = filter(None, csv.reader(answer.iter_lines(decode_unicode=True)))
+            next(rows, None)
+            yield from rows
+
+    def open(
+        self, target: Target, facts: Facts, known: bool, started: Callable[[Mapping[str, Any]], None]
+    ) -> SwanlabShipment:
+        lib = self._lib
+        project = self._again(
+            lambda: lib.project.get_or_create_project(
+                username=target.entity or None, name=target.project, public=False
+            ),
+            f"open the project {target.project!r}",
+        )
+        user = project["group"]["username"]
+        try:
+            experiment, _ = self._again(
+                lambda: lib.experiment.create_or_resume_experiment(
+                    user,
+                    project["name"],
+                    name=facts.name[:_NAME_MAX],
+                    resume="allow",
+                    run_id=target.remote_id,
+                    color=lib.generate_color(0),
+                    description=(facts.notes or "")[:_NOTES_MAX] or None,
+                    job_type=facts.job_type,
+                    group=facts.group,
+                    tags=[tag[:_NAME_MAX] for tag in facts.tags[:_TAGS_MAX]] or None,
+                    created_at=lib.Timestamp(),
+                ),
+                f"open the experiment {target.remote_id!r}",
+            )
+        except RemoteRefused as error:
+            if _status(error) == 409:
+                text = f"swanlab: the experiment {target.remote_id!r} was deleted there, or is in another project"
+                raise RemoteRunGone(f"{text} (--on-conflict new-run sends the run to a new one)") from error
+            raise
+        shipment = SwanlabShipment(self, user, project, experiment, self._url(target, experiment["cuid"]))
+        shipment.tell(facts)
+        return shipment
+
+    def clean(self, children: Mapping[str, Any]) -> None:
+        pass  # requests are made by this process alone: they died with it
+
+    def cannot_hold(self, values: Mapping[str, Any]) -> Mapping[str, str]:
+        out = {}
+        for name, value in values.items():
+            if key_of(name) is None:
+                out[name] = "a name that SwanLab refuses"
+            elif _data(value) is None:
+                out[name] = "no number: left out"
+            elif isinstance(value, float) and math.isinf(value):
+                out[name] = "infinity: becomes NaN"
+        return out
+
+    def _again(self, ask: Callable[[], T], what: str) -> T:
+        """Ask until it is answered, for things that may be asked twice; log in again once if the session has ended."""
+        end = time.monotonic() + self._patience_s
+        wait_s = 0.5
+        relogged = False
+        while True:
+            try:
+                return self._once(ask, what)
+            except _SessionEnded as error:
+                if relogged:
+                    raise RemoteRefused(f"swanlab: {what}: {error}") from error.__cause__
+                relogged = True
+                self.log_in_again()
+            except RemoteDown as error:
+                pause = max(wait_s, error.retry_after_s)
+                if time.monotonic() + pause > end:
+                    raise
+                time.sleep(pause)
+                wait_s = min(2 * wait_s, 8.0)
+
+    def _once(self, ask: Callable[[], T], what: str) -> T:
+        """Ask once, with no retry hidden in the client, and say in our words what went wrong."""
+        lib = self._lib
+        lib.request_retries_ctx.set(0)  # belongs to the thread, so it is set each time
+        try:
+            return ask()
+        except lib.ApiError as error:
+            status = error.response.status_code
+            text = f"swanlab: can't {what}: {status} {error.message}"
+            if status == 401 and "log in" not in what:
+                raise _SessionEnded(text) from error
+            if status == 401:
+                raise RemoteRefused(
+                    f"swanlab refuses the API key for {self.server} (401); check SWANLAB_API_KEY"
+                ) from error
+            if status == 404:
+                raise _NotThere(text) from error
+            if status == 429 or status >= 500:
+                down = RemoteDown(text)
+                down.retry_after_s = _seconds(error.response.headers.get("Retry-After"))
+                down.refused = status == 429  # not applied: it may be sent again without a look
+                raise down from error
+            raise RemoteRefused(text) from error
+        except lib.AuthenticationError as error:
+            raise RemoteDown(f"swanlab: can't {what} at {self.server}: {error}") from error
+        except lib.RequestException as error:
+            raise RemoteDown(
+                f"swanlab: can't {what}: {self.server} can't be reached ({type(error).__name__})"
+            ) from error
+
+    def log_in_again(self) -> None:
+        if self._lib.client._get_client()._refresh_auth(warning=False) is None:
+            self._again(self._try_key, "log in")
+
+
+class _NotThere(RemoteRefused):
+    """404."""
+
+
+class _SessionEnded(RemoteRefused):
+    """401 in the middle: the cookie has run out, or the key was taken back."""
+
+
+class SwanlabShipment:
+    """An experiment that is RUNNING; see `remotes.Shipment`."""
+
+    batch_rows = 10_000
+    batch_points = 10_000
+
+    def __init__(
+        self, remote: SwanlabRemote, user: str, project: dict[str, Any], experiment: dict[str, Any], url: str
+    ) -> None:
+        self.url: str | None = url
+        self._remote = remote
+        self._lib = remote._lib
+        self._at = (user, project["name"], experiment["cuid"])
+        self._ids = (project["cuid"], experiment["cuid"])
+        self._declared: set[str] = set()
+        self._beat_at = -math.inf
+
+    def tell(self, facts: Facts) -> None:
+        """Send config and machine; our uuid first of all, it is how the next sync knows the experiment."""
+        upload, again = self._lib.upload, self._remote._again
+        items = {UUID_KEY: facts.uuid, **facts.config}
+        config = {str(key): {"value": value, "sort": n, "desc": ""} for n, (key, value) in enumerate(items.items())}
+        again(lambda: upload.upload_config(*self._at, content=_finite(config)), "send the config")
+        if facts.environment:
+            again(lambda: upload.upload_metadata(*self._at, content=_metadata(facts.environment)), "send the metadata")
+        self._beat()
+
+    def _beat(self) -> None:
+        if time.monotonic() - self._beat_at > _HEARTBEAT_S:
+            self._beat_at = time.monotonic()
+            send = self._lib.experiment.send_experiment_heartbeat
+            self._remote._again(lambda: send(experiment_id=self._ids[1]), "send a heartbeat")
+
+    def send(self, rows: Sequence[Row]) -> bool:
+        metrics = []
+        for row in rows:
+            stamp = self._lib.Timestamp()
+            stamp.FromNanoseconds(round(row.time * 1e9))
+            at = stamp.ToJsonString()
+            taken: dict[str, Any] = {}
+            for name, value in row.values.items():
+                key, data = key_of(name), _data(value)
+                if key is not None and data is not None:
+                    taken[key] = data
+            metrics += [{"key": key, "index": row.step, "data": data, "create_time": at} for key, data in taken.items()]
+        self._declare(dict.fromkeys(metric["key"] for metric in metrics))
+        self._beat()
+        if metrics:
+            self._send(metrics)
+        return True
+
+    def _declare(self, keys: Mapping[str, None]) -> None:
+        new = [key for key in keys if key not in self._declared]
+        for start in range(0, len(new), _COLUMNS_A_REQUEST):
+            series = [
+                {"key": key, "type": "FLOAT", **({"sectionName": key.split("/")[0]} if "/" in key else {})}
+                for key in new[start : start + _COLUMNS_A_REQUEST]
+            ]
+            body = {"series": series}
+            send = partial(self._lib.upload.upload_columns, *self._at[:2], columns=body)
+            self._remote._again(send, "declare metrics")
+        self._declared.update(new)
+
+    def _send(self, metrics: list[dict[str, Any]]) -> None:
+        """Send one batch: again after a plain refusal, in halves where it is too large, never after a lost answer."""
+        remote, send = self._remote, self._lib.upload.upload_scalar
+        end = time.monotonic() + remote._patience_s
+        wait_s, relogged = 0.5, False
+        while True:
+            try:
+                remote._once(lambda: send(*self._ids, metrics=metrics), "send points")
+                return
+            except _SessionEnded as error:
+                if relogged:
+                    raise RemoteRefused(str(error)) from error.__cause__
+                relogged = True
+                remote.log_in_again()
+            except RemoteDown as error:
+                pause = max(wait_s, error.retry_after_s)
+                if not error.refused or time.monotonic() + pause > end:
+                    raise
+                time.sleep(pause)
+                wait_s = min(2 * wait_s, 8.0)
+            except RemoteRefused as error:
+                if _status(error) != 413:
+                    raise
+                half = len(metrics) // 2
+                if half == 0:
+                    raise
+                self._send(metrics[:half])
+                try:
+                    return self._send(metrics[half:])
+                except RemoteDown as down:
+                    down.refused = False  # of the whole batch a part has arrived
+                    raise
+
+    def complaint(self) -> str | None:
+        return None
+
+    def finish(self, facts: Facts) -> None:
+        states = self._lib.RunState
+        state = states.RUN_STATE_FINISHED if facts.state == "finished" else states.RUN_STATE_CRASHED
+        stop = self._lib.experiment.stop_experiment
+        stamp = self._lib.Timestamp()
+        self._remote._again(lambda: stop(*self._at, state=state, finished_at=stamp), "set the final state")
+
+    def close(self) -> None:
+        pass
+
+
+def key_of(name: str) -> str | None:
+    """Return what SwanLab calls a metric of ours, or None if it takes no such name: nested names get slashes."""
+    key = "/".join(name.split(SEPARATOR)).strip(" \t\n\r./")[:_KEY_MAX].rstrip(" ./")
+    if not key or _reserved(key) or any(ord(char) < 32 or ord(char) == 127 for char in key):
+        return None
+    return key
+
+
+def _reserved(key: str) -> bool:
+    return key.startswith("__swanlab__.")
+
+
+def _by_key(steps: Mapping[str, int]) -> dict[str, int]:
+    out: dict[str, int] = {}
+    for name, step in steps.items():
+        key = key_of(name)
+        if key is not None:
+            out[key] = max(step, out.get(key, step))
+    return out
+
+
+def _data(value: Any) -> float | str | None:
+    """Return a value as the wire has it: a finite number or "nan"; None for what is no number."""
+    if not isinstance(value, (int, float)):
+        return None
+    try:
+        number = float(value)
+    except OverflowError:
+        return "nan"
+    return number if math.isfinite(number) else "nan"
+
+
+def _finite(value: Any) -> Any:
+    """Return a config as strict JSON can hold it: NaN and infinities become text."""
+    if isinstance(value, Mapping):
+        return {key: _finite(item) for key, item in value.items()}
+    if isinstance(value, (list, tuple)):
+        return [_finite(item) for item in value]
+    return str(value) if isinstance(value, float) and not math.isfinite(value) else value
+
+
+def _metadata(environment: Mapping[str, Any]) -> dict[str, Any]:
+    names = {"host": "hostname", "program": "command", "git_commit": "git_info"}
+    return {names.get(name, name): value for name, value in environment.items()}
+
+
+def _seconds(retry_after: str | None) -> float:
+    return float(retry_after) if retry_after and retry_after.replace(".", "", 1).isdigit() else 0.0
+
+
+def _some(steps: Sequence[int]) -> str:
+    return ", ".join(map(str, steps[:5])) + (f" and {len(steps) - 5} more" if len(steps) > 5 else "")
+
+
+def _status(error: RemoteError) -> int | None:
+    """Return the HTTP status behind an error of ours, None if there was no answer."""
+    return getattr(getattr(error.__cause__, "response", None), "status_code", None)
+
+
+_INTERNAL = "swanlab.sdk.internal"
+_NEEDED = {
+    "ApiError": "swanlab.exceptions:ApiError",
+    "AuthenticationError": "swanlab.exceptions:AuthenticationError",
+    "RequestException": "requests:RequestException",
+    "RunState": "swanlab.proto.swanlab.run.v1.run_pb2:RunState",
+    "Timestamp": "google.protobuf.timestamp_pb2:Timestamp",
+    "build_export_payload": "swanlab.api.helper:build_export_payload",
+    "client": f"{_INTERNAL}.core_python:client",
+    "console": f"{_INTERNAL}.pkg:console",
+    "create_settings": f"{_INTERNAL}.settings:create_settings",
+    "experiment": f"{_INTERNAL}.core_python.api:experiment",
+    "generate_color": "swanlab.utils.experiment:generate_color",
+    "parse_time": "swanlab.utils.time:parse_resp_timestamp_s",
+    "project": f"{_INTERNAL}.core_python.api:project",
+    "request_retries_ctx": f"{_INTERNAL}.pkg.client.session:request_retries_ctx",
+    "session": f"{_INTERNAL}.pkg.client:session",
+    "upload": f"{_INTERNAL}.core_python.api:upload",
+}
+
+
+def _library() -> Any:
+    """
+    Return the parts of swanlab that are used here.
+
+    Raises:
+        UsageError: it is not installed, or not a version that has them.
+    """
+    if importlib.util.find_spec("swanlab") is None:
+        raise UsageError("swanlab is not installed; pip install 'offline-tracker[swanlab]'")
+    parts = {}
+    for name, where in _NEEDED.items():
+        module, _, attribute = where.partition(":")
+        try:
+            parts[name] = getattr(importlib.import_module(module), attribute)
+        except (ImportError, AttributeError) as error:
+            raise UsageError(f"this version of swanlab was not tested: {error}; pip install '{_TESTED}'") from error
+    return SimpleNamespace(**parts)

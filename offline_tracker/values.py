@@ -1,0 +1,138 @@
+"""
+What may be logged, and how it becomes points.
+
+A point's value is a float, an int, a bool, a str or None. Nested dicts become one point a leaf, whose name is the path
+joined by `SEPARATOR`; W&B shows such a name as ``a.b``, SwanLab as ``a/b``, so the path itself must survive until then.
+"""
+
+from __future__ import annotations
+
+import json
+import math
+from collections.abc import Callable, Mapping
+from typing import Any
+
+Scalar = float | int | bool | str | None
+
+SEPARATOR = "\x1f"
+"""ASCII's unit separator: no metric is called so, whereas dots and slashes are in half of all names."""
+
+NAN, BOOL, BIG_INT, TEXT = 1, 2, 3, 4
+"""The kinds of a stored value that SQLite alone would change: NaN becomes NULL, True 1, an int over 63 bits an error."""
+
+_PLAIN = frozenset((float, int, bool, type(None)))
+_MAX_BITS = 4096
+
+
+def points(data: Mapping[Any, Any], warn: Callable[[str], None]) -> dict[str, Scalar]:
+    """
+    Return *data* as points, name to value.
+
+    0-d tensors and numpy scalars become Python scalars; of a value that can't be a point, *warn* is told why, naming
+    its key, and the others are kept.
+    """
+    out: dict[str, Scalar] = {}
+    for key, value in data.items():
+        if type(value) is float and type(key) is str:
+            out[key] = value
+        else:
+            _add(out, key, value, warn)
+    return out
+
+
+def _add(out: dict[str, Scalar], key: Any, value: Any, warn: Callable[[str], None], path: str = "") -> None:
+    if not isinstance(key, str) or not key:
+        return warn(f"the key {key!r} is not a name (a str of one character or more); its value is not logged")
+    name = path + _text(key)
+    if type(value) in _PLAIN or isinstance(value, str):
+        pass
+    elif isinstance(value, Mapping):
+        for inner, leaf in value.items():
+            _add(out, inner, leaf, warn, name + SEPARATOR)
+        return
+    else:
+        try:
+            value = _scalar(value)
+        except Exception as error:  # somebody else's class: anything may come out of it
+            return warn(f"{key!r} is not logged: {error}")
+    if isinstance(value, str):
+        value = _text(value)
+    elif type(value) is int and value.bit_length() > _MAX_BITS:
+        return warn(f"{key!r} is not logged: an int of {value.bit_length()} bits")
+    out[name] = value
+
+
+def _scalar(value: Any) -> Scalar:
+    size = getattr(value, "numel", None) or getattr(value, "size", 1)
+    count = size() if callable(size) else size
+    if count != 1:
+        raise TypeError(f"{type(value).__name__} of {count} elements is not one number")
+    if hasattr(value, "item"):
+        value = value.item()
+    if type(value) in _PLAIN or isinstance(value, str):
+        return value  # type: ignore[no-any-return]
+    if isinstance(value, int):
+        return int(value)
+    if hasattr(value, "__float__"):
+        return float(value)
+    raise TypeError(f"a {type(value).__name__} is not a number, a text, a bool or None")
+
+
+def _text(text: str) -> str:
+    """Return *text* as SQLite and JSON can hold it: a lone surrogate would block every call behind it for ever."""
+    try:
+        text.encode()
+        return str(text)
+    except UnicodeEncodeError:
+        return text.encode(errors="backslashreplace").decode()
+
+
+def encode(value: Scalar) -> tuple[Any, int | None]:
+    """Return *value* as the columns ``value`` and ``kind``; `decode` gives it back exactly."""
+    if value is None or (type(value) is float and value == value):
+        return value, None
+    if type(value) is bool:
+        return int(value), BOOL
+    if type(value) is float:
+        return None, NAN
+    if type(value) is int:
+        return (value, None) if -(2**63) <= value < 2**63 else (str(value), BIG_INT)
+    return value, TEXT
+
+
+def decode(value: Any, kind: int | None) -> Scalar:
+    """Return the value that `encode` was given."""
+    if kind is None or kind == TEXT:
+        return value  # type: ignore[no-any-return]
+    if kind == NAN:
+        return math.nan
+    return bool(value) if kind == BOOL else int(value)
+
+
+def to_json(value: Any) -> str:
+    """Return *value* (of a config or a summary) as JSON text; what JSON can't hold becomes its text, and never an error."""
+    try:
+        return json.dumps(value, default=_jsonable, allow_nan=True)
+    except (TypeError, ValueError, RecursionError):
+        return json.dumps(_plain_json(value, 0), allow_nan=True)
+
+
+def _jsonable(value: Any) -> Any:
+    if hasattr(value, "item"):
+        try:
+            return value.item()
+        except Exception:  # an array: its text will do
+            return str(value)
+    if isinstance(value, (set, frozenset)):
+        return sorted(value, key=str)
+    if hasattr(value, "__dict__") and type(value).__name__ == "Namespace":
+        return vars(value)
+    return str(value)
+
+
+def _plain_json(value: Any, depth: int) -> Any:
+    if depth < 20 and isinstance(value, Mapping):
+        return {str(key): _plain_json(item, depth + 1) for key, item in value.items()}
+    if depth < 20 and isinstance(value, (list, tuple)):
+        return [_plain_json(item, depth + 1) for item in value]
+    return value if isinstance(value, (str, int, float, bool, type(None))) else str(value)
