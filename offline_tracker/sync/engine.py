@@ -312,20 +312,19 @@ class _RunSync:
         self.link = self.ledger.save(self.link)  # intended: from here on a remote run of this id may be ours
         shipment = self.remote.open(self.target, facts, found is not None, self._started)
         try:
-            self.link = self.ledger.save(self.link, made_at=self.link.made_at or time.time(), url=shipment.url)
             self._ship(shipment, rows, total)
             found = self._confirm(shipment, found)
             self.ledger.settled(self.link)
             confirmed = self.curve.mark(self._reach(found))
             self.link = self.ledger.save(
                 self.link,
+                made_at=self.link.made_at or time.time(),
                 confirmed_step=confirmed.last_step,
                 confirmed_rows=confirmed.rows or 0,
                 confirmed_at=time.time(),
                 url=shipment.url or found.url,
             )
-            if facts.state != "running":
-                shipment.finish(facts)
+            shipment.finish(facts)
             self.link = self.ledger.save(self.link, state=facts.state, facts=digest)
         finally:
             shipment.close()

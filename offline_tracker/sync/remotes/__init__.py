@@ -124,11 +124,16 @@ class Shipment(Protocol):
         """
 
     def complaint(self) -> str | None:
-        """Return what the remote's own client has to say about failures so far, or None."""
+        """
+        Return what the remote's own client has to say about failures so far, or None.
+
+        Raises:
+            RemoteError: it is final; waiting on will not help.
+        """
 
     def finish(self, facts: Facts) -> None:
         """
-        Set the remote's final state; called only after all rows were confirmed, and never for a run that still runs.
+        Set the remote's final state; called only after all rows were confirmed. A run that still runs stays running.
 
         Raises:
             RemoteError: it was not set, or is not seen to be.

@@ -398,6 +398,8 @@ class SwanlabShipment:
         return None
 
     def finish(self, facts: Facts) -> None:
+        if facts.state == "running":
+            return
         states = self._lib.RunState
         state = states.RUN_STATE_FINISHED if facts.state == "finished" else states.RUN_STATE_CRASHED
         stop = self._lib.experiment.stop_experiment

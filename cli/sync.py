@@ -1,0 +1,117 @@
+"""`tracker sync`: replay runs to remotes."""
+
+from __future__ import annotations
+
+import json
+import sys
+from collections import defaultdict
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
+from pathlib import Path
+from typing import TYPE_CHECKING, Annotated
+
+import typer
+
+if TYPE_CHECKING:
+    from offline_tracker.sync.engine import SyncResult
+
+
+def sync(
+    runs: Annotated[
+        Path | None, typer.Argument(help="Runs folder, or one run's. [default: $OFFLINE_TRACKER_DIR or ./runs]")
+    ] = None,
+    to: Annotated[list[str] | None, typer.Option("--to", help="wandb or swanlab; may be given twice.")] = None,
+    run: Annotated[list[str] | None, typer.Option("--run", help="Only this run: an id, or a unique prefix.")] = None,
+    project: Annotated[str | None, typer.Option(help="Project at the remote, the first time.")] = None,
+    entity: Annotated[str | None, typer.Option(help="Entity (user, team or workspace) there, the first time.")] = None,
+    dry_run: Annotated[bool, typer.Option("--dry-run", help="Say what would be sent, and send nothing.")] = False,
+    eager: Annotated[bool, typer.Option("--eager", help="Send also rows that a resume may still supersede.")] = False,
+    on_conflict: Annotated[
+        str,
+        typer.Option(metavar="keep|new-run", help="When a remote holds superseded rows: report it, or replay anew."),
+    ] = "keep",
+    settle: Annotated[
+        float | None,
+        typer.Option(min=0, metavar="SECONDS", help="How long to wait for what a killed sync had in flight."),
+    ] = None,
+    as_json: Annotated[bool, typer.Option("--json", help="Print one JSON document.")] = False,
+) -> None:
+    """
+    Replay runs to W&B or SwanLab; every row once, confirmed by reading it back.
+
+    Without --to a run goes to $OFFLINE_TRACKER_TO, else to where it went before, else to the one remote that there are
+    credentials for. Exit status: 0 all confirmed, 1 some run is not, 2 usage.
+    """
+    from offline_tracker.sync import engine
+
+    from .common import runs_folder
+
+    folder, only = runs_folder(runs)
+    with _progress(quiet=as_json) as progress:
+        results = engine.sync(
+            folder,
+            to=to or (),
+            only=run or only,
+            project=project,
+            entity=entity,
+            dry_run=dry_run,
+            eager=eager,
+            on_conflict=on_conflict,
+            settle_s=settle,
+            progress=progress,
+        )
+    ok = all(result.ok for result in results)
+    if as_json:
+        print(json.dumps({"ok": ok, "results": [result.as_dict() for result in results]}, indent=2))
+    else:
+        _print(results, folder)
+    raise typer.Exit(0 if ok else 1)
+
+
+def _print(results: list[SyncResult], folder: Path) -> None:
+    if not results:
+        print(f"no runs in {folder}")
+    failed: dict[tuple[str, str], list[str]] = defaultdict(list)
+    for result in results:
+        if not result.ok:
+            failed[result.remote, result.reason or ""].append(result.run)
+            continue
+        print(f"{result.run} -> {result.remote} {result.project}: {_said(result)}")
+        for note in result.notes:
+            print(f"  {note}")
+        if result.url and result.status == "confirmed":
+            print(f"  {result.url}")
+    for (remote, reason), runs in failed.items():
+        print(f"{', '.join(runs)} -> {remote}: NOT SYNCED: {reason}", file=sys.stderr)
+
+
+def _said(result: SyncResult) -> str:
+    upto = f"{result.rows} rows up to step {result.last_step}" if result.rows else "no rows yet"
+    if result.status == "would send":
+        return f"would send {result.sent} rows"
+    if result.status == "nothing new":
+        return f"nothing new, {upto}"
+    return f"{result.sent} rows sent, {upto} confirmed"
+
+
+@contextmanager
+def _progress(quiet: bool) -> Iterator[Callable[[str, str, int, int], None] | None]:
+    """A bar for each run that is on its way; nothing where nobody watches."""
+    from rich.console import Console
+
+    console = Console(stderr=True)
+    if quiet or not console.is_terminal:
+        yield None
+        return
+    from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, TimeRemainingColumn
+
+    columns = (TextColumn("{task.description}"), BarColumn(), MofNCompleteColumn(), TimeRemainingColumn())
+    with Progress(*columns, console=console, transient=True) as bar:
+        tasks = {}
+
+        def advance(run: str, remote: str, done: int, total: int) -> None:
+            if (run, remote) not in tasks:
+                tasks[run, remote] = bar.add_task(f"{run} -> {remote}", total=total)
+            bar.update(tasks[run, remote], completed=done, total=total)
+
+        yield advance
