@@ -14,7 +14,7 @@ from sqlite_utils.migrations import Migrations
 RUN = Migrations("run")
 
 
-@RUN()
+@RUN()  # type: ignore[untyped-decorator]
 def m001_runs_calls_points(db: Database) -> None:
     db.executescript(
         """

@@ -317,7 +317,7 @@ class Run(NullRun):
         except Exception as error:  # whatever a caller's own classes do, training goes on
             self._warn("log", f"a call was not logged: {type(error).__name__}: {error}")
 
-    def _log(self, data: Mapping[str, Any], step: Any, commit: bool | None) -> None:
+    def _log(self, data: Any, step: Any, commit: bool | None) -> None:
         if not self._open or os.getpid() != self._pid:
             where = "this is a forked child; log in the process that called init" if self._open else "it has finished"
             return self._warn("closed", f"log() does nothing: {where}")

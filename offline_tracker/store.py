@@ -617,12 +617,28 @@ def _attempts(db: sqlite3.Connection, tail: str = "ORDER BY id") -> list[Attempt
         "SELECT id, host, boot, pid, pid_started, started_at, heartbeat_at, ended_at, exit_code, after_seq, journal,"
         f" folded, launch, requeue, reason, config, environment FROM attempt {tail}"
     ).fetchall()
-    return [
-        Attempt(
-            row[0], Holder(*row[1:5]), *row[5:10], Path(row[10]), *row[11:15], json.loads(row[15]), json.loads(row[16])
-        )
-        for row in rows
-    ]
+    return [_attempt(*row) for row in rows]
+
+
+def _attempt(number: int, host: str, boot: str, pid: int, pid_started: int, *rest: Any) -> Attempt:
+    started_at, heartbeat_at, ended_at, exit_code, after_seq, folder, *more = rest
+    folded, launch, requeue, reason, config, environment = more
+    return Attempt(
+        number,
+        Holder(host, boot, pid, pid_started),
+        started_at,
+        heartbeat_at,
+        ended_at,
+        exit_code,
+        after_seq,
+        Path(folder),
+        folded,
+        launch,
+        requeue,
+        reason,
+        json.loads(config),
+        json.loads(environment),
+    )
 
 
 def _journals_of(attempt: Attempt, home: Path) -> list[Path]:
@@ -719,8 +735,9 @@ class RunReader:
         row = self._db.execute(f"SELECT {columns} FROM run").fetchone()
         if row is None:
             raise StoreError(f"{self.folder / 'run.db'} holds no run; move it away, or restore it from a copy")
-        *plain, tags, config, total_steps = row
-        return RunInfo(*plain, tuple(json.loads(tags)), json.loads(config), total_steps)
+        names = ("id", "uuid", "created_at", "project", "name", "entity", "group", "job_type", "notes")
+        plain = dict(zip(names, row, strict=False))
+        return RunInfo(**plain, tags=tuple(json.loads(row[9])), config=json.loads(row[10]), total_steps=row[11])
 
     @property
     def state(self) -> str:
@@ -751,7 +768,8 @@ class RunReader:
             for start in range(begin, end + 1, _CALLS_A_READ):
                 stop = min(end, start + _CALLS_A_READ - 1)
                 sql = f"SELECT seq, step, time, flags FROM call WHERE {where} ORDER BY seq"
-                calls = {row[0]: Call(*row, {}) for row in self._db.execute(sql, (start, stop, low, top)).fetchall()}
+                found = self._db.execute(sql, (start, stop, low, top)).fetchall()
+                calls = {seq: Call(seq, step, at, flags, {}) for seq, step, at, flags in found}
                 sql = "SELECT seq, metric, value, kind FROM point WHERE seq BETWEEN ? AND ?"
                 for seq, metric, value, kind in self._db.execute(sql, (start, stop)).fetchall():
                     if (call := calls.get(seq)) is not None:

@@ -27,7 +27,7 @@ SCHEMA = Migrations("ledger")
 VERSION = 1
 
 
-@SCHEMA()
+@SCHEMA()  # type: ignore[untyped-decorator]
 def m001_links_batches_leases(db: Database) -> None:
     db.executescript(
         """

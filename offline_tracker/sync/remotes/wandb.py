@@ -1,9 +1,9 @@
 """
-W&B, through its own uploader: we write a transaction log with the rows that W&B lacks, and ``wandb beta sync --live`` sends it.
+W&B, through its own uploader: we write a transaction log of the rows that W&B lacks, ``wandb beta sync --live`` sends it.
 
-What the uploader and its exit status say of success is worth nothing (wandb syncs 0 of 200 rows and reports "Finished"), so a
-run counts as sent when the server's own row count and last step say so. This is also the only way that keeps ``_runtime``
-and the training machine's metadata.
+What the uploader and its exit status say of success is worth nothing (it sends 0 of 200 rows and reports "Finished"), so a
+run counts as sent when the server's own row count and last step say so. This is also the only way that keeps
+``_runtime`` and the training machine's metadata.
 """
 
 from __future__ import annotations
@@ -72,8 +72,8 @@ _FOREIGN = (
     "JOB_TYPE",
 )
 
-# The uploader ends when its standard input does: that is when we die, however we do. Its own child, wandb-core, has a session
-# of its own, which no signal to a process group reaches, but it watches this process.
+# The uploader ends when its standard input does: that is when we die, however we do. Its own child, wandb-core, has a
+# session of its own, which no signal to a process group reaches, but it watches this process.
 _WRAPPER = """
 import os, runpy, sys, threading
 def watch():
@@ -209,7 +209,7 @@ class WandbShipment:
         run = self._folder / f"offline-run-{time.strftime('%Y%m%d_%H%M%S')}-{target.remote_id}"
         (run / "files").mkdir(parents=True)  # without it the metadata and the config are not sent, silently
         path = run / f"run-{target.remote_id}.wandb"
-        self._said = open(self._folder / "output", "w+b")
+        self._said = open(self._folder / "output", "w+b")  # noqa: SIM115  closed in close()
         self._log = TransactionLog(path, remote._pb, remote._wandb.__version__)
         self._log.run(target.remote_id, facts)
         self._log.environment(facts)
@@ -320,7 +320,7 @@ def _pids() -> list[int]:
 def _belongs(number: int, uploader: int, folder: str) -> bool:
     try:
         if number == uploader:
-            return os.readlink(f"/proc/{number}/cwd") == folder
+            return str(Path(f"/proc/{number}/cwd").readlink()) == folder
         words = Path(f"/proc/{number}/cmdline").read_bytes().decode(errors="replace").split("\0")
     except OSError:
         return False

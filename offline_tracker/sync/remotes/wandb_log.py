@@ -1,9 +1,9 @@
 """
 W&B's transaction log (``run-ID.wandb``), the file that every W&B client must be able to read.
 
-A header ``<4sHB`` (``:W&B``, 0xBEE1, version 0), then LevelDB's log format (log_format.md of LevelDB) with crc32 in the place
-of crc32c: blocks of 32 KiB counted from the start of the file, each record a header ``<IHB`` (checksum over type and data,
-length, type) and a serialized `Record`. wandb has no Python writer for it; its protobufs are in the package.
+A header ``<4sHB`` (``:W&B``, 0xBEE1, version 0), then LevelDB's log format (log_format.md of LevelDB) with crc32 in the
+place of crc32c: blocks of 32 KiB counted from the start of the file, each record a header ``<IHB`` (checksum over type and
+data, length, type) and a serialized `Record`. wandb has no Python writer for it; its protobufs are in the package.
 """
 
 from __future__ import annotations
@@ -40,7 +40,7 @@ class TransactionLog:
 
     def __init__(self, path: Path, pb: Any, version: str) -> None:
         self._pb = pb
-        self._file = open(path, "xb", buffering=_BUFFER_BYTES)
+        self._file = open(path, "xb", buffering=_BUFFER_BYTES)  # noqa: SIM115  closed in close()
         self._file.write(_FILE_HEADER)
         self._at = len(_FILE_HEADER)
         self._num = 0
