@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import json
 import sys
-from collections import defaultdict
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from pathlib import Path
@@ -59,30 +58,25 @@ def sync(
             on_conflict=on_conflict,
             settle_s=settle,
             progress=progress,
+            done=None if as_json else _print,
         )
     ok = all(result.ok for result in results)
     if as_json:
         print(json.dumps({"ok": ok, "results": [result.as_dict() for result in results]}, indent=2))
-    else:
-        _print(results, folder)
+    elif not results:
+        print(f"no runs in {folder}")
     raise typer.Exit(0 if ok else 1)
 
 
-def _print(results: list[SyncResult], folder: Path) -> None:
-    if not results:
-        print(f"no runs in {folder}")
-    failed: dict[tuple[str, str], list[str]] = defaultdict(list)
-    for result in results:
-        if not result.ok:
-            failed[result.remote, result.reason or ""].append(result.run)
-            continue
-        print(f"{result.run} -> {result.remote} {result.project}: {_said(result)}")
-        for note in result.notes:
-            print(f"  {note}")
-        if result.url and result.status == "confirmed":
-            print(f"  {result.url}")
-    for (remote, reason), runs in failed.items():
-        print(f"{', '.join(runs)} -> {remote}: NOT SYNCED: {reason}", file=sys.stderr)
+def _print(result: SyncResult) -> None:
+    if not result.ok:
+        print(f"{result.run} -> {result.remote}: NOT SYNCED: {result.reason}", file=sys.stderr, flush=True)
+        return
+    print(f"{result.run} -> {result.remote} {result.project}: {_said(result)}", flush=True)
+    for note in result.notes:
+        print(f"  {note}")
+    if result.url and result.status == "confirmed":
+        print(f"  {result.url}", flush=True)
 
 
 def _said(result: SyncResult) -> str:

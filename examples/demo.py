@@ -30,7 +30,7 @@ from rich.table import Table
 from offline_tracker import curve
 from offline_tracker.store import Runs
 from offline_tracker.sync.engine import links_of
-from offline_tracker.sync.remotes import Target, create
+from offline_tracker.sync.remotes import Mark, Target, create
 
 HERE = Path(__file__).resolve().parent
 console = Console(width=max(100, Console().width))
@@ -44,6 +44,7 @@ def train(out: Path, runs: Path, resume: bool, steps: int) -> subprocess.Popen[b
     command += ["--from_resume", "1"] if resume else []
     console.print(f"[bold]$[/] torchrun --nproc_per_node 2 examples/train.py{' --from_resume 1' if resume else ''}")
     env = {**os.environ, "OFFLINE_TRACKER_DIR": str(runs), "OMP_NUM_THREADS": "1"}
+    env["PYTHONWARNINGS"] = "ignore:Failed to initialize NumPy"  # torch says so where numpy is not installed
     return subprocess.Popen(command, env=env)
 
 
@@ -142,33 +143,27 @@ def report(runs: Path, servers: Mapping[str, Any], env: Mapping[str, str]) -> li
     """Print the table, and return what is wrong."""
     os.environ.update(env)
     problems: list[str] = []
-    columns = ["run", "rows", "rewound rows"]
-    for name in servers:
-        columns += [f"{name}: rows there", "last step", "confirmed"]
+    columns = ("run", "rows", "rewound rows", "remote", "rows there", "last step", "confirmed")
     table = Table(*columns, title="What the remotes hold, read back")
     for run_id, links in links_of(runs).items():
         points, rows, rewound = local_points(runs, run_id)
-        cells = [run_id, str(rows), str(rewound)]
         for link in links:
             remote = create(link.remote)
             remote.connect()
             found = remote.look(Target(link.project, link.entity, link.remote_id))
-            mark = found.mark if found else None
-            there = mark.rows if mark else 0
+            mark = found.mark if found else Mark(None, 0)
+            there = mark.rows
             if servers[link.remote] is not None:
                 problems += check(servers[link.remote], link.remote, link.remote_id, points)
                 there = len(servers[link.remote].points(link.remote_id, "loss"))
-            confirmed = link.confirmed_rows == rows and mark is not None and mark.last_step == link.confirmed_step
+            confirmed = link.confirmed_rows == rows and mark.last_step == link.confirmed_step
             if not confirmed:
                 problems.append(f"{link.remote}: {link.confirmed_rows} of {rows} rows are confirmed")
             if there not in (rows, None):
                 problems.append(f"{link.remote}: {there} rows instead of {rows}")
-            cells += [
-                "?" if there is None else str(there),
-                str(mark.last_step if mark else None),
-                "yes" if confirmed else "NO",
-            ]
-        table.add_row(*cells)
+            # The real SwanLab tells the last step of each metric, not how many points it has.
+            cells = [run_id, rows, rewound, link.remote, "?" if there is None else there, mark.last_step]
+            table.add_row(*map(str, cells), "yes" if confirmed else "NO")
     console.print(table)
     if not table.row_count or not servers:
         problems.append("nothing was synced")

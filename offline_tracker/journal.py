@@ -156,7 +156,8 @@ def parse(data: bytes) -> tuple[list[Record], int, int]:
     while at + HEADER.size <= total:
         magic, length, checksum = HEADER.unpack_from(data, at)
         start = at + HEADER.size
-        if magic == MAGIC and start + length <= total:
+        # A power cut may leave zeros behind a magic, and those would agree: the checksum of nothing is 0.
+        if magic == MAGIC and 0 < length <= total - start:
             payload = data[start : start + length]
             if zlib.crc32(payload) == checksum:
                 records.append(marshal.loads(payload))

@@ -14,7 +14,7 @@ from . import journal, rank
 from .errors import TrackerError
 from .eta import Eta
 from .store import CLOSES, EXPLICIT, RunInfo
-from .values import Scalar, points, to_json
+from .values import Scalar, points, shown, to_json
 from .writer import Writer
 
 logger = logging.getLogger("offline_tracker")
@@ -43,7 +43,7 @@ class Config(MutableMapping[str, Any]):
 
     def setdefaults(self, d: Mapping[str, Any]) -> None:
         """Set the keys that are not there yet."""
-        self._set({key: value for key, value in d.items() if key not in self._values}, True)
+        self._set({str(key): value for key, value in d.items() if str(key) not in self._values}, True)
 
     def as_dict(self) -> dict[str, Any]:
         return dict(self._values)
@@ -69,7 +69,7 @@ class Config(MutableMapping[str, Any]):
         return self._values[key]
 
     def __setitem__(self, key: str, value: Any) -> None:
-        self._set({key: value}, False)
+        self._set({str(key): value}, False)
 
     def __delitem__(self, key: str) -> None:
         raise TypeError("a config key can't be removed")
@@ -106,15 +106,14 @@ class Summary(MutableMapping[str, Any]):
         return self._set[key] if key in self._set else self.latest[key]
 
     def __setitem__(self, key: str, value: Any) -> None:
-        self._set[key] = value
-        self._changed({key: value})
+        self.update({key: value})
 
     def __delitem__(self, key: str) -> None:
         del self._set[key]
         self._changed({key: None})
 
     def update(self, d: Any = (), /, **more: Any) -> None:
-        values = {**dict(d), **more}
+        values = {str(key): value for key, value in {**dict(d), **more}.items()}
         self._set.update(values)
         self._changed(values)
 
@@ -148,6 +147,7 @@ class NullRun:
         self._runs = runs
         self._why = why
         self._find_id = run_id
+        self._finished = False
         self._warned: set[str] = set()
         self.config = Config(info.config or {}, self._config_changed, info.id)
         self.summary = Summary(self._summary_changed)
@@ -159,6 +159,16 @@ class NullRun:
             self._info = replace(self._info, id=self._find_id())
             self._find_id = None
         return self._info.id
+
+    @property
+    def finished(self) -> bool:
+        """Whether finish() was called; the run itself may go on with another `init`."""
+        return self._finished
+
+    @property
+    def inherited(self) -> bool:
+        """Whether it belongs to the process that this one was forked from."""
+        return False
 
     @property
     def name(self) -> str:
@@ -212,6 +222,7 @@ class NullRun:
 
     def finish(self, exit_code: int | None = None, **ignored: Any) -> None:
         """End this attempt. A run can go on afterwards; calling it twice is fine."""
+        self._finished = True
 
     def watch(self, *args: Any, **kwargs: Any) -> None:
         """Do nothing but say so, once: gradients are not recorded."""
@@ -315,7 +326,7 @@ class Run(NullRun):
         try:
             self._log(data, step, commit)
         except Exception as error:  # whatever a caller's own classes do, training goes on
-            self._warn("log", f"a call was not logged: {type(error).__name__}: {error}")
+            self._warn("log", f"a call was not logged: {type(error).__name__}: {shown(error, str)}")
 
     def _log(self, data: Any, step: Any, commit: bool | None) -> None:
         if not self._open or os.getpid() != self._pid:
@@ -325,30 +336,32 @@ class Run(NullRun):
             return self._warn("data", f"log() takes a dict, not {type(data).__name__}; the call is not logged")
         if not self._logged and not rank.writes(self._rank_given):
             return self._disown()
-        values = points(data, lambda text: self._warn(text, text))
+        values = points(data, self._warn)
+        given = None if step is None else _whole(step)
+        if given is not None and not 0 <= given <= _MAX_STEP:
+            return self._warn("range", f"step {given} is not within 0 and 2**48; the call is not logged")
+        closes = commit is not False if given is None else commit is True
+        flags = (CLOSES if closes else 0) | (0 if given is None else EXPLICIT)
         with self._lock:
             if not self._logged:
-                self._begin(values, step)
-            if step is None:
-                row, closes = self._step, commit is not False
-                flags = CLOSES if closes else 0
-            else:
-                row, closes = _whole(step), commit is True
-                flags = EXPLICIT | CLOSES if closes else EXPLICIT
-                if not 0 <= row <= _MAX_STEP:
-                    return self._warn("range", f"step {row} is not within 0 and 2**48; the call is not logged")
-                if row < self._step:
-                    text = f"step {row} is behind step {self._step}, its calls are dropped: steps must not fall"
-                    return self._warn("step", text)
+                self._begin(values, given)
             now = time.time()
+            if self._finished:
+                return self._warn("closed", "log() does nothing: it has finished")
+            # A signal handler that logs may come in wherever something is called. So nothing is, from where the step is
+            # looked at to where it is moved on.
+            row = self._step if given is None else given
+            if row < self._step:
+                text = f"step {row} is behind step {self._step}, its calls are dropped: steps must not fall"
+                return self._warn("step", text)
+            self._seq = seq = self._seq + 1
+            self._step = row + 1 if closes else row
             if self._eta is not None and row != self._eta_step and ETA_METRIC not in values:
                 self._eta_step = row
-                left = self._eta.update(row if step is not None else row + 1, now)
+                left = self._eta.update(row if given is not None else row + 1, now)
                 if left is not None:
                     values[ETA_METRIC] = left
-            self._seq += 1
-            self._writer.put(journal.CALL, self._seq, row, now, flags, values)
-            self._step = row + 1 if closes else row
+            self._writer.put(journal.CALL, seq, row, now, flags, values)
         self.summary.latest.update(values)
 
     def _disown(self) -> None:
@@ -356,16 +369,15 @@ class Run(NullRun):
         self._warn("rank", "another rank writes this run; nothing is logged here")
         self.discard(remove=True)
 
-    def _begin(self, values: Mapping[str, Scalar], step: Any) -> None:
+    def _begin(self, values: Mapping[str, Scalar], step: int | None) -> None:
         """At an attempt's first call find out where it goes on from."""
         start: int | None = self._step
         if step is not None:
-            row = _whole(step)
             if self.resumed:
                 start = None  # the checkpoint lies somewhere before the first logged step
-            if 0 <= row <= self._last_step:
-                self._rewind(row - 1, "the first logged step")
-                self._step = row
+            if step <= self._last_step:
+                self._rewind(step - 1, "the first logged step")
+                self._step = step
         elif self.resumed:
             proof = _proven(values, self._points_to_resume)
             if proof is not None and proof[0] < self._last_step:
@@ -388,7 +400,7 @@ class Run(NullRun):
         with self._lock:
             if name is not None or self._marked_seq != self._seq:
                 self._marked_seq = self._seq
-                self._writer.put(journal.MARK, self._seq, time.time(), name)
+                self._writer.put(journal.MARK, self._seq, time.time(), None if name is None else str(name))
 
     def define_metric(self, name: str, **options: Any) -> None:
         self._put(
@@ -436,15 +448,21 @@ class Run(NullRun):
         self._writer.flush(timeout_s)
 
     def finish(self, exit_code: int | None = None, **ignored: Any) -> None:
-        if not self._open or os.getpid() != self._pid:
+        if os.getpid() != self._pid:
             return
+        self._finished = True
         failed = bool(ignored.get("error")) or ignored.get("state") in ("crashed", "failed", "aborted")
         code = int(failed) if exit_code is None else int(exit_code)
-        if self.resumed and self._writer.unused:
-            self.discard(remove=False)  # a finished training that was started again
+        with self._lock:
+            if not self._open:
+                return
+            self._open = False  # first: no call may come behind the end
+            stub = self.resumed and self._writer.unused  # a finished training that was started again
+            if not stub:
+                self._writer.put(journal.END, time.time(), code)
+        if stub:
+            self.discard(remove=False)
         else:
-            self._put(journal.END, time.time(), code)
-            self._open = False
             self._writer.close()
 
     def discard(self, remove: bool) -> None:
@@ -462,6 +480,10 @@ class Run(NullRun):
             logger.warning("run %s: %s", self._info.id, error)
         finally:
             store.close()
+
+    @property
+    def inherited(self) -> bool:
+        return os.getpid() != self._pid
 
     def forked(self) -> None:
         """Called in a forked child, which never writes."""
@@ -529,6 +551,7 @@ def _proven(values: Mapping[str, Scalar], resume_points: ResumePoints) -> tuple[
 
 
 def _whole(step: Any) -> int:
-    if isinstance(step, float) and not step.is_integer():
+    whole = int(step)
+    if whole != step:
         raise TypeError(f"step {step!r} is not a whole number")
-    return int(step)
+    return whole

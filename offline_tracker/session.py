@@ -17,7 +17,7 @@ from pathlib import Path
 from typing import Any
 
 from . import curve, rank, requeue
-from .errors import RunExists, RunNotFound, TrackerError, UsageError
+from .errors import RunExists, RunNotFound, StoreError, TrackerError, UsageError
 from .host import Holder, environment
 from .journal import Journal
 from .run import NullRun, Run
@@ -89,9 +89,10 @@ def init(
             given[_ALIASES[key]] = given[_ALIASES[key]] or value
         elif key not in _IGNORED:
             _warn(f"init: {key}= is not known here and ignored")
-    if _current is not None:
+    before = _live()
+    if before is not None and not before.inherited:
         if reinit in (None, False, "return_previous", "default"):
-            return _current
+            return before
         finish()
     environ = os.environ
     info = RunInfo(
@@ -171,6 +172,9 @@ def _begin(
             with runs.read(run_id) as reader:
                 known = reader.info
         journal = Journal(folder, attempt)
+    except OSError as error:
+        store.close()
+        raise StoreError(f"can't write the journal of run {run_id!r}: {error}") from error
     except BaseException:
         store.close()
         raise
@@ -233,7 +237,8 @@ def _journal_folder(runs: Runs, info: RunInfo) -> Path:
     scratch = os.environ.get("OFFLINE_TRACKER_SCRATCH")
     if not scratch:
         return runs.folder(info.id)
-    folder = Path(scratch) / "offline_tracker" / f"{runs.path.resolve().name}-{info.id}"
+    # Nobody else's: another runs folder on this node may have a run of this id.
+    folder = Path(scratch) / "offline_tracker" / f"{info.id}-{info.uuid}"
     folder.mkdir(parents=True, exist_ok=True)
     return folder
 
@@ -275,10 +280,11 @@ def log(
     data: Mapping[str, Any], step: int | None = None, commit: bool | None = None, sync: Any = None, **ignored: Any
 ) -> None:
     """Record one call of the current run; see `Run.log`."""
-    if _current is None:
+    run = _live()
+    if run is None:
         _warn("log() was called without a run; call init() first")
     else:
-        _current.log(data, step, commit)
+        run.log(data, step, commit)
 
 
 def finish(exit_code: int | None = None, **ignored: Any) -> None:
@@ -291,12 +297,12 @@ def finish(exit_code: int | None = None, **ignored: Any) -> None:
 
 def get_run() -> Any:
     """Return the current run, or None."""
-    return _current
+    return _live()
 
 
 def has_run() -> bool:
     """Return whether there is a current run."""
-    return _current is not None
+    return _live() is not None
 
 
 def define_metric(name: str, **options: Any) -> None:
@@ -323,14 +329,23 @@ def login(*args: Any, **kwargs: Any) -> bool:
 
 
 def _need(what: str) -> NullRun:
-    if _current is None:
+    run = _live()
+    if run is None:
         raise UsageError(f"{what}() was called without a run; call init() first")
+    return run
+
+
+def _live() -> NullRun | None:
+    """Return the current run; one that was ended by its own finish() is none any more."""
+    global _current
+    if _current is not None and _current.finished:
+        _current = None
     return _current
 
 
 def current(attribute: str) -> Any:
     """Return what the module attributes ``run``, ``config`` and ``summary`` are at this moment."""
-    return _current if attribute == "run" else getattr(_need(attribute), attribute)
+    return _live() if attribute == "run" else getattr(_need(attribute), attribute)
 
 
 def _speak() -> None:

@@ -8,8 +8,10 @@ does it to a private copy.
 
 from __future__ import annotations
 
+import contextlib
 import difflib
 import json
+import logging
 import os
 import re
 import shutil
@@ -19,6 +21,7 @@ import time
 import uuid
 from collections.abc import Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
+from operator import itemgetter
 from pathlib import Path
 from typing import Any, NamedTuple
 
@@ -26,7 +29,9 @@ from . import journal
 from .errors import BadName, NewerSchema, RunBusy, RunExists, RunNotFound, StoreError
 from .host import STALE_S, Holder
 from .journal import Record
-from .values import NAN, TEXT, Scalar, decode, encode, to_json
+from .values import NAN, TEXT, Scalar, clean_text, decode, encode, to_json
+
+logger = logging.getLogger("offline_tracker")
 
 CLOSES = 1
 EXPLICIT = 2
@@ -206,10 +211,11 @@ class Runs:
                 connection.execute(
                     "INSERT INTO run VALUES (?, ?, ?, ?, ?, ?, ?, ?, ?, ?, ?, ?)",
                     (
-                        *(info.id, info.uuid, info.created_at, info.project, info.name, info.entity, info.group),
+                        *(info.id, info.uuid, info.created_at),
+                        *map(_clean, (info.project, info.name, info.entity, info.group)),
                         *(
-                            info.job_type,
-                            info.notes,
+                            _clean(info.job_type),
+                            _clean(info.notes),
                             json.dumps(info.tags),
                             to_json(info.config or {}),
                             info.total_steps,
@@ -226,7 +232,8 @@ class Runs:
         except (OSError, sqlite3.Error) as error:
             raise StoreError(f"can't make a run in {self.path}: {error}; set dir= or OFFLINE_TRACKER_DIR") from error
         finally:
-            scratch.unlink(missing_ok=True)
+            with contextlib.suppress(OSError):
+                scratch.unlink()
 
 
 def _publish(made: Path, path: Path) -> None:
@@ -238,6 +245,10 @@ def _publish(made: Path, path: Path) -> None:
         if path.exists():
             raise FileExistsError(path) from None
         made.rename(path)
+
+
+def _clean(value: Any) -> Any:
+    return clean_text(value) if isinstance(value, str) else value
 
 
 def _fsync(path: Path) -> None:
@@ -257,16 +268,16 @@ def _check_schema(connection: sqlite3.Connection, path: Path) -> int:
     """Return the schema's version, having read the file once; StoreError if it is none of ours."""
     try:
         version: int = connection.execute("PRAGMA user_version").fetchone()[0]
-        if version:
-            connection.execute("SELECT id FROM run").fetchall()
+        if version > SCHEMA_VERSION:
+            raise NewerSchema(f"{path} was written by a newer offline_tracker (schema {version}); update this one")
+        if version and not connection.execute("SELECT id FROM run").fetchall():
+            raise StoreError(f"{path} holds no run; move it away, or restore it from a copy")
     except sqlite3.DatabaseError as error:
         if isinstance(error, sqlite3.OperationalError) and "no such table" not in str(error):
             raise
         version = 0
     if version < 1:
         raise StoreError(f"{path} is not a run of offline_tracker; move it away, or restore it from a copy")
-    if version > SCHEMA_VERSION:
-        raise NewerSchema(f"{path} was written by a newer offline_tracker (schema {version}); update this one")
     return version
 
 
@@ -291,13 +302,20 @@ class RunStore:
 
         try:
             self._db = _connect(self.path, "rw")
+        except sqlite3.Error as error:
+            raise StoreError(f"can't open {self.path} for writing: {error}") from error
+        try:
             if _check_schema(self._db, self.path) < SCHEMA_VERSION:
                 migrations.migrate(self._db)
             # Never WAL: its shared memory does not reach other hosts, and readers there would see a broken file.
             self._db.execute("PRAGMA journal_mode = TRUNCATE")
             self._db.execute("PRAGMA synchronous = FULL")
             self._metrics = dict(self._db.execute("SELECT name, id FROM metric").fetchall())
+        except StoreError:
+            self._db.close()
+            raise
         except sqlite3.Error as error:
+            self._db.close()
             raise StoreError(f"can't open {self.path} for writing: {error}") from error
 
     def reopen(self) -> None:
@@ -323,7 +341,14 @@ class RunStore:
 
         Raises:
             RunBusy: another process that lives holds the run.
+            StoreError: the run can't be written; it is as it was.
         """
+        try:
+            return self._claim(holder, attempt)
+        except (sqlite3.Error, OSError) as error:
+            raise StoreError(f"can't write {self.path}: {error}") from error
+
+    def _claim(self, holder: Holder, attempt: Mapping[str, Any]) -> int:
         self.fold_leftovers()
         self._begin()
         try:
@@ -385,11 +410,11 @@ class RunStore:
 
     def append(self, attempt: int, records: Iterable[Record], heartbeat_at: float | None = None) -> int:
         """
-        Put journal records into the run in one transaction; returns how many were new.
+        Put journal records into the run in one transaction; returns how many were new. Those that are there already
+        are passed over.
 
         Args:
-            heartbeat_at: unix seconds, from the living writer, which gives each record once. Without it the records are
-                a dead attempt's, and those that are there already are passed over.
+            heartbeat_at: unix seconds, from the living writer.
 
         Raises:
             StoreError: nothing of it was stored; the same call may work later.
@@ -397,7 +422,11 @@ class RunStore:
         try:
             self._begin()
             folded = self._db.execute("SELECT folded FROM attempt WHERE id = ?", (attempt,)).fetchone()[0]
-            fresh = list(records) if heartbeat_at else sorted(record for record in records if record[0] > folded)
+            # A signal handler that logs may put its record before the one it came into: so a call is not passed over for
+            # its number; it can't come twice, for it has its seq.
+            fresh = [record for record in records if record[0] > folded or record[1] == journal.CALL]
+            new: int = sum(record[0] > folded for record in fresh)
+            fresh.sort(key=itemgetter(0))
             calls: list[tuple[Any, ...]] = []
             points: list[tuple[Any, ...]] = []
             for record in fresh:
@@ -411,7 +440,11 @@ class RunStore:
                         else:
                             points.append((seq, metric, *encode(value)))
                 else:
-                    self._apply(attempt, record)
+                    try:
+                        self._apply(attempt, record)
+                    except (TypeError, ValueError, LookupError, OverflowError) as error:
+                        # Nothing of this kind is journalled; if it was, it must not block all that is behind it.
+                        logger.warning("%s: a record was passed over: %s: %r", self.path, error, record)
             self._insert("call", calls)
             self._insert("point", points)
             if fresh:
@@ -421,7 +454,7 @@ class RunStore:
                 (folded, heartbeat_at, attempt),
             )
             self._db.execute("COMMIT")
-            return len(fresh)
+            return new
         except sqlite3.Error as error:
             self._rollback()
             self._metrics = {}  # ids given out in the transaction that was rolled back
@@ -443,6 +476,7 @@ class RunStore:
 
     def _apply(self, attempt: int, record: Record) -> None:
         _, kind, *rest = record
+        rest = [_clean(item) for item in rest]
         sql = self._db.execute
         if kind == journal.MARK:
             sql("INSERT OR REPLACE INTO mark (seq, time, name) VALUES (?, ?, ?)", rest)
@@ -454,6 +488,7 @@ class RunStore:
             sql("UPDATE run SET config = ?", (json.dumps(config),))
         elif kind == journal.SUMMARY:
             for name, text in rest[0].items():
+                name = clean_text(str(name))
                 if text is None:
                     sql("DELETE FROM summary WHERE name = ?", (name,))
                 else:
@@ -468,16 +503,20 @@ class RunStore:
             )
         elif kind == journal.META:
             for key, text in rest[0].items():
-                value = json.loads(text)
+                value = _clean(json.loads(text))
                 sql(f"UPDATE run SET {_META[key]} = ?", (json.dumps(value) if key == "tags" else value,))
         elif kind == journal.END:
             sql("UPDATE attempt SET ended_at = ?, exit_code = ? WHERE id = ?", (*rest, attempt))
 
     def drop_attempt(self, number: int) -> None:
         """Forget an attempt that put nothing on record: a finished training that was started again."""
-        self._begin()
-        self._db.execute("DELETE FROM attempt WHERE id = ? AND folded = 0", (number,))
-        self._db.execute("COMMIT")
+        try:
+            self._begin()
+            self._db.execute("DELETE FROM attempt WHERE id = ? AND folded = 0", (number,))
+            self._db.execute("COMMIT")
+        except sqlite3.Error as error:
+            self._rollback()
+            raise StoreError(f"can't write {self.path}: {error}") from error
 
     def rewind(self, seq: int, step: int, reason: str) -> None:
         """
@@ -649,6 +688,13 @@ def _journals_of(attempt: Attempt, home: Path) -> list[Path]:
     ]
 
 
+def _size_bytes(path: Path) -> int:
+    try:
+        return path.stat().st_size
+    except FileNotFoundError:  # the next attempt has just folded it in
+        return 0
+
+
 class RunReader:
     """
     One run as it was when this was opened, read only; a context manager.
@@ -680,6 +726,7 @@ class RunReader:
                 old = False
             if self._copy is None and (old or self._has_leftovers()):
                 self._read_copy(_backup)
+            self._db.execute("BEGIN")  # one moment of the run: a rewind must not be missed whose calls are seen
             self.info = self._info()
             self.attempts = _attempts(self._db)
             self.rewinds = _rewinds(self._db)
@@ -687,6 +734,7 @@ class RunReader:
                 Mark(*row) for row in self._db.execute("SELECT seq, time, name FROM mark ORDER BY seq").fetchall()
             ]
             self.last_seq: int = self._db.execute("SELECT coalesce(max(seq), 0) FROM call").fetchone()[0]
+            self._db.execute("COMMIT")
         except (sqlite3.Error, OSError) as error:
             self.close()
             raise StoreError(f"can't read {path}: {error}") from error
@@ -709,7 +757,7 @@ class RunReader:
     def _has_leftovers(self) -> bool:
         # Of a run that is being written the journal is folded in by its writer within moments.
         return any(
-            path.stat().st_size > 0
+            _size_bytes(path) > 0
             for attempt in _attempts(self._db, "WHERE ended_at IS NULL ORDER BY id")
             if not attempt.alive()
             for path in _journals_of(attempt, self.folder)
@@ -749,6 +797,12 @@ class RunReader:
             return "failed" if last.exit_code else "finished"
         return "running" if last.alive() else "crashed"
 
+    def _ask(self, sql: str, values: Sequence[Any] = ()) -> list[Any]:
+        try:
+            return self._db.execute(sql, values).fetchall()
+        except sqlite3.Error as error:
+            raise StoreError(f"can't read {self.folder / 'run.db'}: {error}") from error
+
     def calls(self, spans: Spans, above: int | None = None, upto: int | None = None) -> Iterator[Call]:
         """
         Yield the calls of *spans* in order, those with above < step <= upto.
@@ -762,54 +816,54 @@ class RunReader:
             top = high if cap is None else min(high, cap)
             where = "seq BETWEEN ? AND ? AND step > ? AND step <= ?"
             bounds = f"SELECT min(seq), max(seq) FROM call WHERE {where}"
-            begin, end = self._db.execute(bounds, (first, last, low, top)).fetchone()
+            begin, end = self._ask(bounds, (first, last, low, top))[0]
             if begin is None:
                 continue
             for start in range(begin, end + 1, _CALLS_A_READ):
                 stop = min(end, start + _CALLS_A_READ - 1)
                 sql = f"SELECT seq, step, time, flags FROM call WHERE {where} ORDER BY seq"
-                found = self._db.execute(sql, (start, stop, low, top)).fetchall()
+                found = self._ask(sql, (start, stop, low, top))
                 calls = {seq: Call(seq, step, at, flags, {}) for seq, step, at, flags in found}
                 sql = "SELECT seq, metric, value, kind FROM point WHERE seq BETWEEN ? AND ?"
-                for seq, metric, value, kind in self._db.execute(sql, (start, stop)).fetchall():
+                for seq, metric, value, kind in self._ask(sql, (start, stop)):
                     if (call := calls.get(seq)) is not None:
                         call.values[names[metric]] = value if kind is None else decode(value, kind)
                 yield from calls.values()
 
     def _names(self) -> dict[int, str]:
-        return dict(self._db.execute("SELECT id, name FROM metric").fetchall())
+        return dict(self._ask("SELECT id, name FROM metric"))
 
     def metric_names(self, spans: Spans) -> list[str]:
         """Return the metrics that the live calls hold, in the order in which they first came."""
         sql = f"SELECT DISTINCT p.metric FROM {_live(spans, _POINTS)}"
         names = self._names()
-        return [names[number] for (number,) in sorted(self._db.execute(sql).fetchall())]
+        return [names[number] for (number,) in sorted(self._ask(sql))]
 
     def definitions(self) -> dict[str, dict[str, Any]]:
         """Return what define_metric said, metric or glob to its options, in order."""
         sql = "SELECT name, definition FROM metric WHERE definition IS NOT NULL ORDER BY id"
-        return {name: json.loads(text) for name, text in self._db.execute(sql).fetchall()}
+        return {name: json.loads(text) for name, text in self._ask(sql)}
 
     def step_of(self, seq: int) -> tuple[int, int] | None:
         """Return step and flags of a call, or None."""
-        row: tuple[int, int] | None = self._db.execute("SELECT step, flags FROM call WHERE seq = ?", (seq,)).fetchone()
+        row: tuple[int, int] | None = next(iter(self._ask("SELECT step, flags FROM call WHERE seq = ?", (seq,))), None)
         return row
 
     def last_live_seq(self, spans: Spans) -> int:
         """Return the seq of the newest call that holds, 0 if there is none."""
-        (seq,) = self._db.execute(f"SELECT max(c.seq) FROM {_live(spans)}").fetchone()
+        (seq,) = self._ask(f"SELECT max(c.seq) FROM {_live(spans)}")[0]
         return seq or 0
 
     def count_rows(self, spans: Spans, upto: int | None = None) -> int:
         """Return how many rows the curve has up to step *upto* (None: in all); calls without a value make none."""
         live = f"{_live(spans)} AND c.step <= ? AND EXISTS (SELECT 1 FROM point p WHERE p.seq = c.seq)"
-        count: int = self._db.execute(f"SELECT count(DISTINCT c.step) FROM {live}", (_upto(upto),)).fetchone()[0]
+        count: int = self._ask(f"SELECT count(DISTINCT c.step) FROM {live}", (_upto(upto),))[0][0]
         return count
 
     def last_row_step(self, spans: Spans, upto: int | None = None) -> int | None:
         """Return the step of the newest row up to step *upto*, or None if there is none."""
         live = f"{_live(spans)} AND c.step <= ? AND EXISTS (SELECT 1 FROM point p WHERE p.seq = c.seq)"
-        step: int | None = self._db.execute(f"SELECT max(c.step) FROM {live}", (_upto(upto),)).fetchone()[0]
+        step: int | None = self._ask(f"SELECT max(c.step) FROM {live}", (_upto(upto),))[0][0]
         return step
 
     def last_steps(self, spans: Spans, upto: int | None = None) -> dict[str, int]:
@@ -817,15 +871,14 @@ class RunReader:
         names = self._names()
         sql = f"SELECT p.metric, max(c.step) FROM {_live(spans, _POINTS)} AND c.step <= ?"
         sql += f" AND (p.kind = {NAN} OR (p.value IS NOT NULL AND p.kind IS NOT {TEXT})) GROUP BY p.metric"
-        return {names[metric]: step for metric, step in self._db.execute(sql, (_upto(upto),)).fetchall()}
+        return {names[metric]: step for metric, step in self._ask(sql, (_upto(upto),))}
 
     def last_times(self, spans: Spans) -> list[float | None]:
         """Return for each attempt the time of its newest call that holds, None if it has none."""
         ends = [attempt.after_seq for attempt in self.attempts[1:]] + [self.last_seq]
         sql = f"SELECT max(c.time) FROM {_live(spans)} AND c.seq > ? AND c.seq <= ?"
         return [
-            self._db.execute(sql, (attempt.after_seq, end)).fetchone()[0]
-            for attempt, end in zip(self.attempts, ends, strict=True)
+            self._ask(sql, (attempt.after_seq, end))[0][0] for attempt, end in zip(self.attempts, ends, strict=True)
         ]
 
     def last_values(self, spans: Spans, upto: int | None = None) -> dict[str, tuple[int, Scalar]]:
@@ -834,16 +887,16 @@ class RunReader:
         # SQLite takes the bare columns from the row that has the maximum.
         sql = "SELECT p.metric, c.step, p.value, p.kind, max(c.seq)"
         sql += f" FROM {_live(spans, _POINTS)} AND c.step <= ? GROUP BY p.metric"
-        rows = self._db.execute(sql, (_upto(upto),)).fetchall()
+        rows = self._ask(sql, (_upto(upto),))
         return {names[metric]: (step, decode(value, kind)) for metric, step, value, kind, _ in rows}
 
     def summary(self) -> dict[str, Any]:
         """Return what was put into run.summary by hand."""
-        return {name: json.loads(text) for name, text in self._db.execute("SELECT name, value FROM summary").fetchall()}
+        return {name: json.loads(text) for name, text in self._ask("SELECT name, value FROM summary")}
 
     def alerts(self) -> list[tuple[int, float, str, str, str]]:
         """Return the alerts: seq, time, title, text, level."""
-        return self._db.execute("SELECT seq, time, title, text, level FROM alert ORDER BY id").fetchall()
+        return self._ask("SELECT seq, time, title, text, level FROM alert ORDER BY id")
 
 
 def _backup(source: Path, target: Path) -> None:

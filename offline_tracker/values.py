@@ -24,42 +24,52 @@ _PLAIN = frozenset((float, int, bool, type(None)))
 _MAX_BITS = 4096
 
 
-def points(data: Mapping[Any, Any], warn: Callable[[str], None]) -> dict[str, Scalar]:
+def points(data: Mapping[Any, Any], warn: Callable[[str, str], None]) -> dict[str, Scalar]:
     """
     Return *data* as points, name to value.
 
-    0-d tensors and numpy scalars become Python scalars; of a value that can't be a point, *warn* is told why, naming
-    its key, and the others are kept.
+    0-d tensors and numpy scalars become Python scalars; of a value that can't be a point, *warn* is told a name that is
+    the same each time, and why; the others are kept.
     """
     out: dict[str, Scalar] = {}
     for key, value in data.items():
-        if type(value) is float and type(key) is str:
+        if type(value) is float and type(key) is str and key.isascii() and key:
             out[key] = value
+            continue
+        leaves: dict[str, Scalar] = {}
+        try:
+            _add(leaves, key, value, warn)
+        except RecursionError:
+            warn(shown(key), f"{shown(key)} is not logged: a dict that holds itself")
         else:
-            _add(out, key, value, warn)
+            out.update(leaves)
     return out
 
 
-def _add(out: dict[str, Scalar], key: Any, value: Any, warn: Callable[[str], None], path: str = "") -> None:
-    if not isinstance(key, str) or not key:
-        return warn(f"the key {key!r} is not a name (a str of one character or more); its value is not logged")
-    name = path + _text(key)
-    if type(value) in _PLAIN or isinstance(value, str):
-        pass
-    elif isinstance(value, Mapping):
-        for inner, leaf in value.items():
-            _add(out, inner, leaf, warn, name + SEPARATOR)
-        return
-    else:
-        try:
+def _add(out: dict[str, Scalar], key: Any, value: Any, warn: Callable[[str, str], None], path: str = "") -> None:
+    try:
+        if not isinstance(key, str) or not key:
+            text = f"the key {shown(key)} is not a name (a str of one character or more); its value is not logged"
+            return warn(f"key {type(key).__name__}", text)
+        name = path + clean_text(key)
+        if type(value) in _PLAIN or isinstance(value, str):
+            pass
+        elif isinstance(value, Mapping):
+            for inner, leaf in value.items():
+                _add(out, inner, leaf, warn, name + SEPARATOR)
+            return
+        else:
             value = _scalar(value)
-        except Exception as error:  # somebody else's class: anything may come out of it
-            return warn(f"{key!r} is not logged: {error}")
-    if isinstance(value, str):
-        value = _text(value)
-    elif type(value) is int and value.bit_length() > _MAX_BITS:
-        return warn(f"{key!r} is not logged: an int of {value.bit_length()} bits")
-    out[name] = value
+        if isinstance(value, str):
+            value = clean_text(value)
+        elif type(value) is int and value.bit_length() > _MAX_BITS:
+            raise OverflowError(f"an int of {value.bit_length()} bits")
+        out[name] = value
+    except RecursionError:
+        raise
+    except Exception as error:  # somebody else's class: anything may come out of it
+        shown_name = shown((path + key).replace(SEPARATOR, ".")) if type(key) is str else shown(key)
+        warn(shown_name, f"{shown_name} is not logged: {shown(error, str)}")
 
 
 def _scalar(value: Any) -> Scalar:
@@ -78,13 +88,22 @@ def _scalar(value: Any) -> Scalar:
     raise TypeError(f"a {type(value).__name__} is not a number, a text, a bool or None")
 
 
-def _text(text: str) -> str:
+def clean_text(text: str) -> str:
     """Return *text* as SQLite and JSON can hold it: a lone surrogate would block every call behind it for ever."""
+    text = str.__str__(text)  # of a subclass (an enum, numpy's) what is in it, whatever its own __str__ says
     try:
         text.encode()
-        return str(text)
+        return text
     except UnicodeEncodeError:
         return text.encode(errors="backslashreplace").decode()
+
+
+def shown(value: Any, how: Callable[[Any], str] = repr) -> str:
+    """Return the text of *value* for a message, also where its own class raises instead."""
+    try:
+        return how(value)
+    except Exception:
+        return f"<{type(value).__name__}>"
 
 
 def encode(value: Scalar) -> tuple[Any, int | None]:
@@ -113,7 +132,7 @@ def to_json(value: Any) -> str:
     """Return *value* (of a config or a summary) as JSON text; what JSON can't hold becomes its text, and never an error."""
     try:
         return json.dumps(value, default=_jsonable, allow_nan=True)
-    except (TypeError, ValueError, RecursionError):
+    except Exception:  # it holds itself, or something whose own class raises
         return json.dumps(_plain_json(value, 0), allow_nan=True)
 
 
@@ -125,14 +144,16 @@ def _jsonable(value: Any) -> Any:
             return str(value)
     if isinstance(value, (set, frozenset)):
         return sorted(value, key=str)
+    if isinstance(value, Mapping):
+        return dict(value)
     if hasattr(value, "__dict__") and type(value).__name__ == "Namespace":
         return vars(value)
     return str(value)
 
 
 def _plain_json(value: Any, depth: int) -> Any:
-    if depth < 20 and isinstance(value, Mapping):
-        return {str(key): _plain_json(item, depth + 1) for key, item in value.items()}
-    if depth < 20 and isinstance(value, (list, tuple)):
+    if depth < 20 and type(value) is dict:
+        return {shown(key, str): _plain_json(item, depth + 1) for key, item in value.items()}
+    if depth < 20 and type(value) in (list, tuple):
         return [_plain_json(item, depth + 1) for item in value]
-    return value if isinstance(value, (str, int, float, bool, type(None))) else str(value)
+    return value if type(value) in (str, int, float, bool, type(None)) else shown(value, str)

@@ -5,6 +5,7 @@ from __future__ import annotations
 import logging
 import threading
 import time
+from operator import itemgetter
 from pathlib import Path
 from queue import Empty, SimpleQueue
 
@@ -51,7 +52,7 @@ class Writer:
         self._unwritten: list[Record] = []  # what the journal did not take
         self._dropped = 0
         self._warned: set[str] = set()
-        self._error: StoreError | None = None
+        self._error: Exception | None = None
         self._idle = False
         self._stopping = False
         # SimpleQueue.put may be interrupted by itself (a signal handler that logs), an Event's set may not.
@@ -112,7 +113,8 @@ class Writer:
         """Fold the rest, end the thread and remove the journal; False if something stays in the journal for later."""
         self._stopping = True
         self._wake.put(None)
-        self._thread.join(timeout_s)
+        # In a signal handler that came into `put`, the thread waits for the lock that we hold.
+        self._thread.join(0.0 if self.lock._is_owned() else timeout_s)  # type: ignore[attr-defined]
         if self._thread.is_alive():
             logger.warning("%s still can't be written; the calls stay in %s", self._store.path, self._journal.path)
             return False
@@ -153,7 +155,7 @@ class Writer:
                 more = self._pass()
                 self._error = None
                 backoff_s = _BACKOFF_S[0]
-            except StoreError as error:
+            except Exception as error:  # whatever it is: without this thread nothing would ever be folded in
                 more = False
                 self._error = error
                 self._warn("store", f"{error}; training goes on, the calls are kept in the journal")
@@ -202,10 +204,12 @@ class Writer:
             if limit is None:
                 read_up.append(path)
                 offset = 0
-        records = sorted(records + extra)
+        records = sorted(records + extra, key=itemgetter(0))
         for start in range(0, len(records) or 1, CALLS_A_TRANSACTION):
             self._store.append(self.attempt, records[start : start + CALLS_A_TRANSACTION], time.time())
-        if records:
+        if not progress:
+            self._folded = target  # all was read; an interrupt in `put` may have left a number without a record
+        elif records:
             self._folded = max(self._folded, records[-1][0])
         with self.lock:
             del self._unwritten[: len(extra)]

@@ -10,6 +10,7 @@ from __future__ import annotations
 import hashlib
 import itertools
 import json
+import logging
 import os
 import time
 from collections.abc import Callable, Iterator, Sequence
@@ -31,8 +32,10 @@ from ..errors import (
 )
 from ..host import HEARTBEAT_S, Holder
 from ..store import RunReader, Runs
-from .ledger import Ledger, Link
+from .ledger import Ledger, Link, read_links
 from .remotes import NAMES, Facts, Found, Mark, Remote, Shipment, Target, create
+
+logger = logging.getLogger("offline_tracker")
 
 DEFAULT_PROJECT = "uncategorized"
 CONFIRM_S = 60.0
@@ -204,6 +207,9 @@ class Engine:
                     return _RunSync(self, reader, remote, default_entity).run()
         except TrackerError as error:
             return SyncResult(run_id, name, "failed", reason=str(error))
+        except Exception as error:  # a full disk, an answer that no server ever gave: it must not stop the other runs
+            logger.debug("run %s -> %s", run_id, name, exc_info=True)
+            return SyncResult(run_id, name, "failed", reason=f"{type(error).__name__}: {error}")
 
 
 class _LocalCurve:
@@ -547,6 +553,21 @@ def runs_at(path: str | os.PathLike[str]) -> tuple[Path, list[str]]:
     """Return the runs folder that *path* means, and the run in it if *path* is a run's own folder."""
     folder = Path(path)
     return (folder.parent, [folder.name]) if (folder / "run.db").is_file() else (folder, [])
+
+
+def links_of(path: str | os.PathLike[str]) -> dict[str, list[Link]]:
+    """
+    Return where the runs of a folder are linked to, by run id; {} where nothing was ever synced.
+
+    Only reads: no ledger is made, and none is changed.
+
+    Raises:
+        StoreError: there is a ledger, and it can't be read.
+    """
+    links: dict[str, list[Link]] = {}
+    for link in read_links(Path(path)):
+        links.setdefault(link.run, []).append(link)
+    return links
 
 
 __all__ = ["NoCredentials", "SyncResult", "sync"]

@@ -9,10 +9,12 @@ from __future__ import annotations
 
 import json
 import os
+import shutil
 import sqlite3
+import tempfile
 import time
 from collections.abc import Iterator, Mapping
-from contextlib import contextmanager
+from contextlib import closing, contextmanager
 from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any
@@ -242,3 +244,44 @@ class Ledger:
         """Write down what must be cleaned up if the lease's holder dies: processes and a folder."""
         text = json.dumps(dict(children))
         self._db.execute("UPDATE lease SET children = ? WHERE uuid = ? AND pid = ?", (text, uuid, os.getpid()))
+
+
+def read_links(runs: Path) -> list[Link]:
+    """
+    Return all links of a runs folder without making or changing a ledger; [] where nothing was ever synced.
+
+    Raises:
+        StoreError: there is a ledger, and it can't be read.
+    """
+    ledger = runs / ".sync" / "ledger.db"
+    try:
+        return _read_links(ledger) if ledger.exists() else []
+    except (sqlite3.Error, OSError) as error:
+        raise StoreError(f"can't read the sync ledger {ledger}: {error}") from error
+
+
+def _read_links(ledger: Path) -> list[Link]:
+    try:
+        return _select_links(ledger, "ro")
+    except sqlite3.OperationalError as error:
+        if "readonly" not in str(error):
+            raise
+    # A sync was killed inside a commit. The next one rolls that back; until then a reader does so to a copy of its own.
+    with tempfile.TemporaryDirectory(prefix="offline_tracker-") as folder:
+        for name in (ledger.name, f"{ledger.name}-journal"):
+            shutil.copy(ledger.with_name(name), folder)
+        return _select_links(Path(folder) / ledger.name, "rw")
+
+
+def _select_links(ledger: Path, mode: str) -> list[Link]:
+    uri = f"{ledger.resolve().as_uri()}?mode={mode}"
+    with closing(sqlite3.connect(uri, uri=True, timeout=30.0)) as db:
+        version = db.execute("PRAGMA user_version").fetchone()[0]
+        if version > VERSION:
+            raise NewerSchema(f"{ledger} was written by a newer offline_tracker; update this one")
+        if version < 1:
+            return []  # a sync has just begun to make it
+        return [
+            Link(*row)
+            for row in db.execute(f"SELECT {', '.join(_COLUMNS)} FROM link ORDER BY run, remote, server").fetchall()
+        ]

@@ -57,8 +57,10 @@ _BOUNDS = {
     "WANDB_X_FILE_TRANSFER_RETRY_WAIT_MIN_SECONDS": "1",
     "WANDB_X_FILE_TRANSFER_RETRY_WAIT_MAX_SECONDS": "4",
 }
-# What a trainer's shell may have set, and must not reach another run's upload.
+# What a trainer's shell may have set, and must not reach another run's upload; and the wandb-core of this process, which
+# would do the uploader's work, die of its errors, and go on with it when the uploader is ended.
 _FOREIGN = (
+    "SERVICE",
     "RUN_ID",
     "RESUME",
     "MODE",
@@ -77,7 +79,7 @@ _FOREIGN = (
 _WRAPPER = """
 import os, runpy, sys, threading
 def watch():
-    sys.stdin.buffer.read()
+    os.read(0, 1)
     os._exit(3)
 threading.Thread(target=watch, daemon=True).start()
 sys.argv[0] = "wandb"

@@ -139,6 +139,7 @@ class TransactionLog:
     def summary(self, values: Mapping[str, Any]) -> None:
         """Write the summary: the uploader makes none of the history it sends."""
         record = self._pb.Record()
+        record.summary.SetInParent()  # without values it would be a record of no kind, which wandb-core dies of
         for name, value in values.items():
             record.summary.update.add(nested_key=name.split(SEPARATOR), value_json=_json(value))
         self._write(record)

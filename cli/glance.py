@@ -1,0 +1,131 @@
+"""A run at a glance: its state and its newest loss, learning rate and time left, without reading all of it."""
+
+from __future__ import annotations
+
+import re
+from collections.abc import Iterable, Mapping, Sequence
+from dataclasses import dataclass
+from typing import Any
+
+from offline_tracker import curve
+from offline_tracker.curve import Span
+from offline_tracker.store import Call, RunReader
+
+from .words import duration, number, shown
+
+_WINDOWS = (200, 2_000, 20_000)
+"""How many calls are read from the end until a loss is among them."""
+_LR = re.compile(r"(?:^|[^a-z])(?:lr|learning_?rate)(?:$|[^a-z])")
+_EVALUATION = re.compile(r"(?:^|[^a-z])(?:val|valid|validation|eval|test)")
+ETA, _EPOCH_LEFT = "eta", "epoch_time"
+
+Values = Mapping[str, tuple[int, Any]]
+"""Metric to its newest step and value."""
+
+
+def loss_of(metrics: Iterable[str]) -> str | None:
+    """Return the metric to show as the loss: ``loss``, else the plainest name with "loss" in it, evaluations last."""
+    names = [name for name in metrics if "loss" in shown(name).lower()]
+
+    def rank(name: str) -> tuple[bool, bool, bool, int, str]:
+        text = shown(name).lower()
+        return text != "loss", _EVALUATION.search(text) is not None, not text.endswith("loss"), len(text), text
+
+    return min(names, key=rank, default=None)
+
+
+def lr_of(metrics: Iterable[str]) -> str | None:
+    """Return the metric to show as the learning rate: the shortest name with ``lr`` or ``learning_rate`` as a word."""
+    names = [name for name in metrics if _LR.search(shown(name).lower())]
+    return min(names, key=lambda name: (shown(name).lower() != "lr", len(name), name), default=None)
+
+
+def time_left(values: Values) -> tuple[float, str] | None:
+    """Return the seconds left and of what: "training" (metric eta), or "epoch" (MiniMind's epoch_Time, minutes)."""
+    lower = {name.lower(): value for name, (_, value) in values.items()}
+    for name, factor, of in ((ETA, 1.0, "training"), (_EPOCH_LEFT, 60.0, "epoch")):
+        if isinstance(value := lower.get(name), int | float):
+            return value * factor, of
+    return None
+
+
+def eta_text(left: tuple[float, str] | None) -> str:
+    """Return the time left for people; an epoch's in minutes, as MiniMind prints it."""
+    if left is None:
+        return ""
+    return duration(left[0]) if left[1] == "training" else f"{number(left[0] / 60, 3)}min (epoch)"
+
+
+def clip(spans: Iterable[Span], first: int, last: int | None = None) -> list[Span]:
+    """Return the parts of *spans* from call *first* to *last*."""
+    top = max((span.last for span in spans), default=0) if last is None else last
+    return [
+        Span(max(first, span.first), min(top, span.last), span.cap)
+        for span in spans
+        if span.last >= first and span.first <= top
+    ]
+
+
+@dataclass(frozen=True)
+class Glance:
+    """
+    Attributes:
+        step: of the newest row that holds, None if there is none.
+        last_at: unix seconds of the newest call, or of the start of the newest attempt if that is later.
+        left: see `time_left`; None unless the run is running.
+    """
+
+    run: str
+    uuid: str
+    name: str | None
+    project: str | None
+    state: str
+    attempts: int
+    step: int | None
+    total_steps: int | None
+    loss: Any
+    lr: Any
+    left: tuple[float, str] | None
+    last_at: float
+
+
+def newest(reader: RunReader, spans: Sequence[Span]) -> tuple[dict[str, tuple[int, Any]], Call | None]:
+    """Return step and value of the metrics in the newest calls, and the newest call with a value."""
+    values: dict[str, tuple[int, Any]] = {}
+    last: Call | None = None
+    above = reader.last_seq
+    for window in _WINDOWS:
+        low = max(1, reader.last_seq - window + 1)
+        older: dict[str, tuple[int, Any]] = {}
+        newest_here: Call | None = None
+        for call in reader.calls(clip(spans, low, above)):
+            older.update((name, (call.step, value)) for name, value in call.values.items())
+            newest_here = call if call.values else newest_here
+        values = {**older, **values}
+        last = last or newest_here
+        above = low - 1
+        if above < 1 or loss_of(values) is not None:
+            break
+    return values, last
+
+
+def glance(reader: RunReader) -> Glance:
+    """Look at a run; reads some thousand calls at most."""
+    values, last = newest(reader, curve.live_spans(reader.rewinds, reader.last_seq))
+    loss, lr = loss_of(values), lr_of(values)
+    info, state = reader.info, reader.state
+    started_at = reader.attempts[-1].started_at if reader.attempts else info.created_at
+    return Glance(
+        run=info.id,
+        uuid=info.uuid,
+        name=info.name,
+        project=info.project,
+        state=state,
+        attempts=len(reader.attempts),
+        step=last.step if last else None,
+        total_steps=info.total_steps,
+        loss=values[loss][1] if loss is not None else None,
+        lr=values[lr][1] if lr is not None else None,
+        left=time_left(values) if state == "running" else None,
+        last_at=max(started_at, last.time) if last else started_at,
+    )

@@ -1,0 +1,207 @@
+"""``tracker show``: one run."""
+
+from __future__ import annotations
+
+from collections.abc import Iterable, Mapping
+from itertools import pairwise
+from typing import TYPE_CHECKING, Any
+
+from offline_tracker import curve
+from offline_tracker.store import RunReader
+
+from .common import JsonOption, RunArgument, RunsOption, links_in, named, reading
+from .glance import eta_text, time_left
+from .ls import STYLES, link_json
+from .words import clean, distinct, moment, number, put, to_json
+
+if TYPE_CHECKING:
+    from rich.text import Text
+
+
+def show(run: RunArgument, runs: RunsOption = None, json: JsonOption = False) -> None:
+    """Show one run.
+
+    Its facts, config, last values, attempts, rewinds and checkpoints, and where it is synced.
+    """
+    picked = named(run, runs)
+    links = links_in(picked.runs.path).get(picked.id, [])
+    with reading(picked) as reader:
+        document = _document(reader)
+        document["links"] = [link_json(link) for link in links if link.uuid == reader.info.uuid]
+    if json:
+        print(to_json(document, indent=2))
+    else:
+        _print(document)
+
+
+def _document(reader: RunReader) -> dict[str, Any]:
+    info = reader.info
+    spans = curve.live_spans(reader.rewinds, reader.last_seq)
+    values = reader.last_values(spans)
+    state = reader.state
+    left, of = (time_left(values) if state == "running" else None) or (None, None)
+    ends = [attempt.after_seq for attempt in reader.attempts] + [reader.last_seq]
+    return {
+        "run": info.id,
+        "uuid": info.uuid,
+        "name": info.name,
+        "project": info.project,
+        "entity": info.entity,
+        "group": info.group,
+        "job_type": info.job_type,
+        "notes": info.notes,
+        "tags": list(info.tags),
+        "state": state,
+        "created_at": info.created_at,
+        "rows": reader.count_rows(spans),
+        "last_step": reader.last_row_step(spans),
+        "total_steps": info.total_steps,
+        "eta_s": left,
+        "eta_of": of,
+        "config": dict(info.config or {}),
+        "metrics": {
+            name: {"step": values[metric][0], "value": values[metric][1]} for metric, name in distinct(values).items()
+        },
+        "summary": reader.summary(),
+        "attempts": [
+            {
+                "number": attempt.number,
+                "host": attempt.holder.host,
+                "pid": attempt.holder.pid,
+                "started_at": attempt.started_at,
+                "ended_at": attempt.ended_at,
+                "exit_code": attempt.exit_code,
+                "alive": attempt.alive(),
+                "why": attempt.reason,
+                "calls": end - begin,
+            }
+            for attempt, (begin, end) in zip(reader.attempts, pairwise(ends), strict=True)
+        ],
+        "rewinds": [
+            {"after_call": rewind.seq, "step": rewind.step, "time": rewind.time, "why": rewind.reason}
+            for rewind in reader.rewinds
+        ],
+        "marks": {
+            "count": len(reader.marks),
+            "newest": _mark(reader) if reader.marks else None,
+        },
+    }
+
+
+def _mark(reader: RunReader) -> dict[str, Any]:
+    mark = reader.marks[-1]
+    at = reader.step_of(mark.seq)
+    return {"step": at[0] if at else None, "time": mark.time, "name": mark.name}
+
+
+def _print(document: Mapping[str, Any]) -> None:
+    from rich.text import Text
+
+    state = document["state"]
+    of = f" of {document['total_steps']}" if document["total_steps"] else ""
+    last = document["last_step"]
+    left = None if document["eta_s"] is None else (document["eta_s"], document["eta_of"])
+    facts = {
+        "run": document["run"],
+        **{key: document[key] for key in ("name", "project", "entity", "group", "job_type", "notes")},
+        "tags": ", ".join(document["tags"]),
+        "state": Text(state, STYLES.get(state, "")),
+        "created": moment(document["created_at"]),
+        "step": None if last is None else f"{last}{of} ({document['rows']} rows)",
+        "eta": eta_text(left),
+    }
+    put(_pairs((name, value) for name, value in facts.items() if value))
+    if document["config"]:
+        _heading("Config")
+        put(_pairs(_flat(document["config"])))
+    if document["metrics"]:
+        _heading("Last values")
+        rows = [[name, number(item["value"], 8), item["step"]] for name, item in document["metrics"].items()]
+        put(_table(["metric", "value", "step"], rows))
+    if document["summary"]:
+        _heading("Summary, set by hand")
+        put(_pairs(_flat(document["summary"])))
+    if document["attempts"]:
+        _heading("Attempts")
+        rows = [
+            [
+                *(item["number"], item["host"], item["pid"], moment(item["started_at"]), _end(item), item["calls"]),
+                item["why"],
+            ]
+            for item in document["attempts"]
+        ]
+        put(_table(["", "host", "pid", "started", "ended", "calls", "why"], rows))
+    if document["rewinds"]:
+        _heading("Rewinds")
+        rows = [[item["after_call"], item["step"], moment(item["time"]), item["why"]] for item in document["rewinds"]]
+        put(_table(["after call", "back to step", "at", "why"], rows))
+    if document["marks"]["count"]:
+        _heading("Checkpoints")
+        newest = document["marks"]["newest"]
+        name = f", {clean(newest['name'])}" if newest["name"] else ""
+        count = document["marks"]["count"]
+        put(Text(f"{count}; the newest at step {newest['step']}, {moment(newest['time'])}{name}"))
+    if document["links"]:
+        _heading("Synced")
+        rows = [
+            [
+                *(link["remote"], f"{link['entity']}/{link['project']}/{link['remote_id']}"),
+                *(_none(link["confirmed_step"]), _none(link["state"]), _none(link["url"])),
+            ]
+            for link in document["links"]
+        ]
+        put(_table(["remote", "run", "to step", "state", "url"], rows))
+
+
+def _none(value: Any) -> Any:
+    return "" if value is None else value
+
+
+def _end(attempt: Mapping[str, Any]) -> str:
+    if attempt["ended_at"] is None:
+        return "still alive" if attempt["alive"] else "died"
+    code = f", exit {attempt['exit_code']}" if attempt["exit_code"] else ""
+    return f"{moment(attempt['ended_at'])}{code}"
+
+
+def _heading(text: str) -> None:
+    from rich.text import Text
+
+    put(Text(f"\n{text}", "bold"))
+
+
+def _pairs(items: Iterable[tuple[str, Any]]) -> Any:
+    from rich.table import Table
+
+    table = Table.grid(padding=(0, 2, 0, 0))
+    table.add_column(style="dim", no_wrap=True)
+    table.add_column(overflow="fold")
+    for name, value in items:
+        table.add_row(_text(name), _text(value))
+    return table
+
+
+def _table(columns: list[str], rows: list[list[Any]]) -> Any:
+    from rich.table import Table
+
+    table = Table(box=None, padding=(0, 2, 0, 0), header_style="dim", pad_edge=False)
+    for index, column in enumerate(columns):
+        right = all(isinstance(row[index], int) for row in rows)
+        table.add_column(column, justify="right" if right else "left", overflow="fold")
+    for row in rows:
+        table.add_row(*map(_text, row))
+    return table
+
+
+def _text(value: Any) -> Text:
+    from rich.text import Text
+
+    return value if isinstance(value, Text) else Text(clean(value))
+
+
+def _flat(values: Mapping[str, Any], path: str = "") -> Iterable[tuple[str, str]]:
+    for key, value in values.items():
+        if isinstance(value, dict) and value:
+            yield from _flat(value, f"{path}{key}.")
+        else:
+            yield f"{path}{key}", value if isinstance(value, str) else to_json(value).strip('"')

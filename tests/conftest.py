@@ -1,0 +1,88 @@
+"""What the tests of the core share: a clean environment, a runs folder, and processes of their own."""
+
+from __future__ import annotations
+
+import os
+import re
+import subprocess
+import sys
+from collections.abc import Callable, Iterator, Mapping
+from pathlib import Path
+from typing import Any
+
+import pytest
+
+import offline_tracker
+from offline_tracker import curve, session
+from offline_tracker.store import RunReader, Runs
+
+OURS = re.compile(
+    r"(OFFLINE_TRACKER|WANDB|SWANLAB|SLURM|TORCHELASTIC|OMPI|PMIX?|MV2|JSM|FLUX|MASTER)_"
+    r"|(NODE_|LOCAL_|GROUP_)?RANK$|(LOCAL_)?WORLD_SIZE$"
+)
+"""Variables by which a machine that runs the tests could tell us of a job of its own."""
+
+Start = Callable[..., "subprocess.Popen[str]"]
+
+
+@pytest.fixture(autouse=True)
+def alone(monkeypatch: pytest.MonkeyPatch) -> Iterator[None]:
+    """No job around this process, no run before the test and none behind it."""
+    for name in filter(OURS.match, list(os.environ)):
+        monkeypatch.delenv(name)
+    monkeypatch.setattr(session, "_warned", set())
+    yield
+    offline_tracker.finish()
+
+
+@pytest.fixture
+def runs(tmp_path: Path) -> Runs:
+    return Runs(tmp_path / "runs")
+
+
+@pytest.fixture
+def start(tmp_path: Path) -> Iterator[Start]:
+    """Start a Python program with arguments, in *tmp_path*; it is killed if it outlives the test."""
+    started: list[subprocess.Popen[str]] = []
+
+    def begin(program: str, *args: object, env: Mapping[str, str] | None = None) -> subprocess.Popen[str]:
+        # sys.argv[1] is the runs folder in all of them.
+        command = [sys.executable, "-c", program, str(tmp_path / "runs"), *map(str, args)]
+        environ = {**os.environ, "PYTHONPATH": str(Path(__file__).parents[1]), **(env or {})}
+        pipe = subprocess.PIPE
+        process = subprocess.Popen(
+            command, cwd=tmp_path, env=environ, stdin=pipe, stdout=pipe, stderr=pipe, text=True, errors="replace"
+        )
+        started.append(process)
+        return process
+
+    yield begin
+    for process in started:
+        process.kill()
+        process.communicate()
+
+
+@pytest.fixture
+def python(start: Start) -> Callable[..., str]:
+    """Run a Python program to its end, which must be a good one unless *status* says otherwise; its output."""
+
+    def run(program: str, *args: object, status: int = 0, **env: str) -> str:
+        process = start(program, *args, env=env)
+        out, errors = process.communicate(timeout=60)
+        assert process.returncode == status, errors
+        return out
+
+    return run
+
+
+def rows_of(reader: RunReader) -> dict[int, dict[str, Any]]:
+    """The curve, step to values."""
+    spans = curve.live_spans(reader.rewinds, reader.last_seq)
+    found = list(curve.rows(reader.calls(spans)))
+    assert [row.step for row in found] == sorted({row.step for row in found})
+    return {row.step: dict(row.values) for row in found}
+
+
+def curve_of(runs: Runs, run_id: str) -> dict[int, dict[str, Any]]:
+    with runs.read(run_id) as reader:
+        return rows_of(reader)

@@ -1,0 +1,144 @@
+"""kill -9 of a sync, at any moment, and again: then the next one brings every row to the remote exactly once."""
+
+from __future__ import annotations
+
+import os
+import random
+import signal
+import threading
+import time
+from collections.abc import Iterator
+from pathlib import Path
+
+import pytest
+
+import offline_tracker
+from tests.doubles.server import Request, wait_until
+from tests.doubles.swanlab import SwanlabServer
+from tests.doubles.wandb import WandbServer
+from tests.syncing import REMOTES, House, add, begin, losses, made
+
+
+@pytest.fixture
+def house(tmp_path: Path) -> Iterator[House]:
+    with WandbServer() as wandb, SwanlabServer() as swanlab:
+        house = House(tmp_path, wandb, swanlab)
+        yield house
+        offline_tracker.finish()
+        house.close()
+
+
+REQUESTS = {"wandb": 14, "swanlab": 17}
+"""How many requests a first sync makes, about: a moment beyond them kills nothing."""
+WRITES = {
+    "wandb": ("file_stream", "UpsertBucket"),
+    "swanlab": ("POST /house/metrics", "/experiment", "/profile", "/series", "/state"),
+}
+
+
+@pytest.mark.parametrize("seed", range(4))
+@pytest.mark.parametrize("remote", REMOTES)
+def test_a_sync_killed_at_any_request_is_made_good_by_the_next(house: House, remote: str, seed: int) -> None:
+    draw = random.Random(f"{remote} {seed}")
+    killed = 0
+
+    def kill_one() -> None:
+        nonlocal killed
+        if draw.random() < 0.5:
+            match, skip = "", draw.randrange(REQUESTS[remote])
+        else:
+            match, skip = draw.choice(WRITES[remote]), draw.randrange(2)
+        applied = draw.random() < 0.6
+        gone = house.sync_killed_at(remote, match, skip, applied)
+        print(f"killed={gone} at {match!r} {skip} applied={applied}")
+        killed += gone
+
+    run = begin(house.runs, steps=range(60))
+    kill_one()
+    kill_one()
+    add(run, range(60, 90))
+    kill_one()
+    offline_tracker.finish()
+    result = house.sync(remote).result
+    assert (result["rows"], result["last_step"], result["held_back"]) == (90, 89, 0)
+    house.check(remote, "a1", losses(range(90)))
+    assert killed
+    again = house.sync(remote).result
+    assert (again["status"], again["sent"]) == ("nothing new", 0)
+    state = {"wandb": "finished", "swanlab": "FINISHED"}[remote]
+    assert house.double(remote).runs["a1"].state == state
+    assert len(house.double(remote).runs) == 1
+    house.check_nothing_left()
+
+
+@pytest.mark.parametrize("seed", range(2))
+@pytest.mark.parametrize("remote", REMOTES)
+def test_a_sync_killed_while_rows_arrive_is_made_good_by_the_next(house: House, remote: str, seed: int) -> None:
+    draw = random.Random(f"{remote} {seed}")
+    run = begin(house.runs, steps=())
+    for step in range(45_000):
+        run.log({"loss": 1 / (step + 1)})
+    offline_tracker.finish()
+    process = house.start(remote)
+    goal = draw.randrange(1, 45_000)
+
+    def arrived() -> bool:
+        there = house.double(remote).runs.get("a1")
+        return there is not None and len(there.history if remote == "wandb" else there.points) >= goal
+
+    wait_until(lambda: arrived() or process.poll() is not None, 60)
+    process.send_signal(signal.SIGKILL)
+    house.end(process)
+    result = house.sync(remote, settle_s=1.5).result
+    assert (result["rows"], result["last_step"]) == (45_000, 44_999)
+    house.check(remote, "a1", losses(range(45_000)))
+    house.check_nothing_left()
+
+
+def test_points_that_the_summary_does_not_show_yet_are_not_sent_twice(house: House) -> None:
+    """Each batch was acknowledged, so only the settling of a summary that lags can tell that they are there."""
+    house.swanlab.lag_s = 1.0
+    made(house.runs, steps=range(60))
+    assert house.sync_killed_at("swanlab", "summaries", 0, applied=False)
+    result = house.sync("swanlab", settle_s=3).result
+    assert (result["rows"], result["last_step"]) == (60, 59)
+    house.check("swanlab", "a1", losses(range(60)))
+
+
+def test_a_batch_that_is_applied_long_after_the_sync_died_is_not_sent_twice(house: House) -> None:
+    made(house.runs, steps=range(60))
+    pids: list[int] = []
+    ready = threading.Event()
+    died: list[float] = []
+
+    def kill(_: Request) -> None:
+        assert ready.wait(10)
+        threading.Event().wait(1.5)  # the service is slow already, so that the batch is old when the sync dies
+        os.kill(pids[0], signal.SIGKILL)
+        died.append(time.monotonic())
+
+    house.swanlab.fault("POST /house/metrics", hook=kill, delay_s=2.0)
+    process = house.start("swanlab")
+    pids.append(process.pid)
+    ready.set()
+    assert house.end(process).status == -signal.SIGKILL
+    assert house.swanlab.points("a1", "loss") == []
+    house.sync("swanlab", settle_s=3)
+    assert house.swanlab.points("a1", "loss") == losses(range(60))
+
+
+def test_what_a_sync_to_wandb_left_is_cleaned_by_one_to_swanlab(house: House) -> None:
+    made(house.runs, steps=range(60))
+    assert house.sync_killed_at("wandb", "file_stream", 0, applied=True)
+    assert list(house.tmp.glob("offline_tracker-*"))
+    house.sync("swanlab")
+    house.check_nothing_left()
+    house.sync("wandb")
+    for remote in REMOTES:
+        house.check(remote, "a1", losses(range(60)))
+
+
+def test_the_uploader_of_a_killed_sync_ends_with_it(house: House) -> None:
+    made(house.runs, steps=range(60))
+    assert house.sync_killed_at("wandb", "file_stream", 0, applied=True)
+    wait_until(lambda: not house.living(), 15, "the end of the uploader")
