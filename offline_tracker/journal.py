@@ -8,6 +8,7 @@ standard library has. A record that a crash or a full disk cut short is skipped:
 
 from __future__ import annotations
 
+import errno
 import marshal
 import os
 import re
@@ -56,7 +57,6 @@ class Journal:
         self.folder = folder
         self.attempt = attempt
         self.number = 0
-        self.size_bytes = 0
         self._fd = self._open()
 
     def _open(self) -> int:
@@ -66,6 +66,11 @@ class Journal:
     @property
     def path(self) -> Path:
         return self.folder / f"journal-{self.attempt}-{self.number}"
+
+    @property
+    def size_bytes(self) -> int:
+        """Bytes in the current file, asked of the kernel: an interrupt behind a write would leave a count too small."""
+        return os.lseek(self._fd, 0, os.SEEK_CUR)
 
     def append(self, record: Record) -> None:
         """
@@ -77,15 +82,9 @@ class Journal:
         """
         payload = marshal.dumps(record, FORMAT)
         data = HEADER.pack(MAGIC, len(payload), zlib.crc32(payload)) + payload
-        written = os.write(self._fd, data)
-        self.size_bytes += written
-        if written < len(
-            data
-        ):  # the disk is nearly full: leave the torn record, readers skip it, and try the whole again
-            written = os.write(self._fd, data)
-            self.size_bytes += written
-            if written < len(data):
-                raise OSError(28, "no space left for the journal", str(self.path))
+        # A disk that is nearly full cuts a write short: leave the torn record, readers skip it, and try the whole again.
+        if os.write(self._fd, data) < len(data) and os.write(self._fd, data) < len(data):
+            raise OSError(errno.ENOSPC, os.strerror(errno.ENOSPC), str(self.path))
 
     def rotate(self) -> Path:
         """Go on in a new file; the old one gets no more records. Returns the old one's path."""
@@ -96,7 +95,6 @@ class Journal:
         except OSError:
             self.number -= 1
             raise
-        self.size_bytes = 0
         os.close(old_fd)
         return old
 

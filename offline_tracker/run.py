@@ -329,6 +329,8 @@ class Run(NullRun):
             self._warn("log", f"a call was not logged: {type(error).__name__}: {shown(error, str)}")
 
     def _log(self, data: Any, step: Any, commit: bool | None) -> None:
+        if not self._open and not self._finished:
+            return  # `_disown` has said why
         if not self._open or os.getpid() != self._pid:
             where = "this is a forked child; log in the process that called init" if self._open else "it has finished"
             return self._warn("closed", f"log() does nothing: {where}")
@@ -473,6 +475,7 @@ class Run(NullRun):
             if not self.resumed and remove:
                 store.close()
                 store.path.unlink()
+                store.path.with_name("run.db-journal").unlink(missing_ok=True)
                 store.path.parent.rmdir()
             else:
                 store.drop_attempt(self._writer.attempt)

@@ -361,6 +361,7 @@ def _speak() -> None:
 def _warn(text: str) -> None:
     if text not in _warned:
         _warned.add(text)
+        _speak()
         logger.warning(text)
 
 

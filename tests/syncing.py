@@ -98,6 +98,8 @@ class House:
             "HOME": str(self.home),
             "TMPDIR": str(self.tmp),
             "WANDB_X_FILE_STREAM_RETRY_WAIT_MAX_SECONDS": "1",
+            "WANDB_X_GRAPHQL_RETRY_WAIT_MAX_SECONDS": "1",
+            "WANDB_X_GRAPHQL_RETRY_MAX": "2",
         }
         self._started: list[subprocess.Popen[str]] = []
 

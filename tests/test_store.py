@@ -324,6 +324,20 @@ def test_a_holder_on_another_host_counts_as_alive_as_long_as_its_heart_beats(run
         assert claim(store, Holder.current()) == 2
 
 
+def test_the_journal_of_a_living_writer_is_nobody_elses_to_fold_in(runs: Runs) -> None:
+    with opened(runs) as store:
+        attempt = claim(store, Holder.current())
+        ours = Journal(store.path.parent, attempt)
+        ours.append((1, journal.CALL, 1, 0, 1.0, CLOSES, {"a": 1}))
+        ours.close()
+        with opened(runs) as other:
+            assert other.fold_leftovers() == 0
+            with pytest.raises(RunBusy):
+                claim(other, Holder("node17", "another boot", 4711, 99))
+        assert store.last_seq() == 0
+        assert ours.path.exists()
+
+
 def test_of_two_processes_that_claim_at_once_one_gets_the_run(runs: Runs, start: Start) -> None:
     runs.create(info())
     program = (
@@ -602,6 +616,36 @@ def test_a_read_only_folder_can_be_read(runs: Runs, python: Callable[..., str]) 
             path.chmod(0o755 if path.is_dir() else 0o644)
 
 
+@pytest.fixture
+def scratch(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
+    monkeypatch.setenv("OFFLINE_TRACKER_SCRATCH", str(tmp_path / "scratch"))
+    return tmp_path / "scratch"
+
+
+def test_a_journal_in_scratch_is_read_and_folded_in_from_there(runs: Runs, start: Start, scratch: Path) -> None:
+    total = killed_at_full_speed(start, 3_000)
+    assert not list(runs.path.rglob("journal-*"))
+    assert list(scratch.rglob("journal-*"))
+    before = fingerprint(runs.path), fingerprint(scratch)
+    rows = curve_of(runs, "a1")
+    assert total <= len(rows) <= total + 1
+    assert (fingerprint(runs.path), fingerprint(scratch)) == before
+    run = offline_tracker.init(dir=runs.path, id="a1")
+    run.log({"more": 1})
+    offline_tracker.finish()
+    assert curve_of(runs, "a1") == {**rows, len(rows): {"more": 1}}
+    assert not list(scratch.rglob("journal-*"))
+
+
+def test_runs_of_one_id_in_two_folders_share_no_scratch(tmp_path: Path, scratch: Path) -> None:
+    folders = [tmp_path / name / "runs" for name in ("pretrain", "sft")]
+    for number, folder in enumerate(folders):
+        offline_tracker.init(dir=folder, id="a1", reinit=True).log({"folder": number})
+        assert len(list(scratch.rglob("journal-1-0"))) == 1
+    offline_tracker.finish()
+    assert [curve_of(Runs(folder), "a1") for folder in folders] == [{0: {"folder": 0}}, {0: {"folder": 1}}]
+
+
 # Files that are none.
 
 
@@ -775,13 +819,16 @@ def history(draw: st.DrawFn) -> list[journal.Record]:
 
 
 @settings(deadline=None, max_examples=60)
-@given(history(), st.one_of(st.none(), st.integers(0, 20)))
-def test_every_answer_about_the_curve_agrees_with_the_curve(records: list[journal.Record], upto: int | None) -> None:
+@given(history(), st.one_of(st.none(), st.integers(0, 20)), st.integers(1, 25))
+def test_every_answer_about_the_curve_agrees_with_the_curve(
+    records: list[journal.Record], upto: int | None, each: int
+) -> None:
     with tempfile.TemporaryDirectory() as folder:
         runs = Runs(folder)
         with opened(runs) as store:
-            claim(store, DEAD)
-            store.append(1, records)
+            parts = [records[at : at + each] for at in range(0, len(records), each)]
+            for part in parts:
+                store.append(claim(store, DEAD), [(num, *rest) for num, (_, *rest) in enumerate(part, 1)])
         with runs.read("a1") as reader:
             spans = curve.live_spans(reader.rewinds, reader.last_seq)
             calls = list(reader.calls(spans))
@@ -791,7 +838,10 @@ def test_every_answer_about_the_curve_agrees_with_the_curve(records: list[journa
             assert reader.count_rows(spans, upto) == len(rows)
             assert reader.last_row_step(spans, upto) == (rows[-1].step if rows else None)
             assert reader.last_live_seq(spans) == (calls[-1].seq if calls else 0)
-            assert reader.last_times(spans) == [max((call.time for call in calls), default=None)]
+            made = [{record[2] for record in part if record[1] == journal.CALL} for part in parts]
+            assert reader.last_times(spans) == [
+                max((call.time for call in calls if call.seq in seqs), default=None) for seqs in made
+            ]
             newest = {name: (call.step, value) for call in below for name, value in call.values.items()}
             assert repr(sorted(reader.last_values(spans, upto).items())) == repr(sorted(newest.items()))
             numbers = {

@@ -13,7 +13,7 @@ import json
 import logging
 import os
 import time
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import asdict, dataclass, field
 from pathlib import Path
 from typing import Any
@@ -40,6 +40,8 @@ logger = logging.getLogger("offline_tracker")
 DEFAULT_PROJECT = "uncategorized"
 CONFIRM_S = 60.0
 """How long a remote may show no progress before what was sent counts as not arrived."""
+IN_FLIGHT_S = 600.0
+"""How long after it was sent a batch may still be on its way, in an uploader that tries again or at a slow server."""
 _ROUNDS = 3
 _POLL_S = (0.1, 1.0)
 
@@ -201,7 +203,8 @@ class Engine:
             with self.runs.read(run_id) as reader:
                 uuid = reader.info.uuid
             with self.ledger.lease(uuid, run_id, Holder.current()) as children:
-                remote.clean(children)
+                if children:  # perhaps of a sync to the other remote
+                    create(children["remote"]).clean(children)
                 # Read only now: a sync that held the lease until this moment may have sent rows newer than a first look.
                 with self.runs.read(run_id) as reader:
                     return _RunSync(self, reader, remote, default_entity).run()
@@ -296,9 +299,10 @@ class _RunSync:
         raise AssertionError("unreachable")
 
     def _new_remote_run(self, why: str) -> None:
-        base, _, number = self.link.remote_id.rpartition("-r")
-        again = int(number) + 1 if base and number.isdigit() else 2
-        new_id = f"{base if again > 2 else self.link.remote_id}-r{again}"
+        before = self.link.remote_id.removeprefix(f"{self.link.run}-r")
+        number = int(before) + 1 if before.isdigit() else 2
+        while (new_id := f"{self.link.run}-r{number}") in self.engine.runs:
+            number += 1  # that is another run's own id
         self.notes.append(f"{why}; replayed into the new remote run {new_id}")
         self.ledger.settled(self.link)
         blank = Link(*self.link.key, self.link.run, self.link.project, self.link.entity, new_id)
@@ -314,7 +318,8 @@ class _RunSync:
             return self._result("would send" if total or found is None else "nothing new", total, held_back, found)
         if found is not None and not total and (self.link.state, self.link.facts) == (facts.state, digest):
             self.ledger.settled(self.link)
-            return self._result("nothing new", 0, held_back, found)
+            return self._result("confirmed" if self.sent else "nothing new", self.sent, held_back, found)
+        self.sent = max(self.sent, total)  # of a second round only what the first one did not get there is missing
         self.link = self.ledger.save(self.link)  # intended: from here on a remote run of this id may be ours
         shipment = self.remote.open(self.target, facts, found is not None, self._started)
         try:
@@ -334,11 +339,10 @@ class _RunSync:
             self.link = self.ledger.save(self.link, state=facts.state, facts=digest)
         finally:
             shipment.close()
-        self.sent += total
         return self._result("confirmed", self.sent, held_back, found)
 
-    def _started(self, children: Any) -> None:
-        self.ledger.children(self.link.uuid, children)
+    def _started(self, children: Mapping[str, Any]) -> None:
+        self.ledger.children(self.link.uuid, {"remote": self.remote.name, **children})
 
     def _look(self) -> Found | None:
         """Read the remote run, make sure that it is ours, and wait out what a sync that died had in flight."""
@@ -359,7 +363,8 @@ class _RunSync:
             )
         doubt = self.ledger.doubt(link)
         if doubt is not None:
-            goal, since = max(doubt.last_step, -1), doubt.sent_at
+            # When the sync died nobody knows, and a request may have been on its way then: so the time runs from now.
+            goal, since = doubt.last_step, time.time() if time.time() < doubt.sent_at + IN_FLIGHT_S else doubt.sent_at
         elif known:
             return found
         else:  # the ledger is lost, or the other half of this run was synced elsewhere
@@ -403,7 +408,18 @@ class _RunSync:
                     f"{self.remote.name} holds steps {lost[0]} to {lost[1]} of a branch that a resume has superseded "
                     "since; nothing was sent (--on-conflict new-run replays the curve into a new remote run)"
                 )
+            newest = self.reader.step_of(self.link.sent_seq)
+            if newest is not None and newest[0] != self.link.sent_step:
+                raise Diverged(
+                    f"{self.remote.name} holds as step {self.link.sent_step} what a rewind has made step {newest[0]} "
+                    "since; nothing was sent (--on-conflict new-run replays the curve into a new remote run)"
+                )
         if self.remote.agrees(found.mark, self.curve.mark(last)):
+            confirmed = self.link.confirmed_step
+            if confirmed is not None and self.remote.agrees(found.mark, self.curve.mark(confirmed)):
+                last = (
+                    confirmed if last is None else max(last, confirmed)
+                )  # the newest rows may be none that it can hold
             if self.limit is None or (last is not None and last >= self.limit):
                 return iter(()), 0
             return self.curve.rows(last, self.limit), self.curve.count(last, self.limit)
@@ -429,10 +445,13 @@ class _RunSync:
     def _ship(self, shipment: Shipment, rows: Iterator[Row], total: int) -> None:
         sent = 0
         unable: dict[str, str] = {}
+        names: set[str] = set()
         try:
             for batch in _batches(rows, shipment.batch_rows, shipment.batch_points):
                 for row in batch:
-                    if any(type(value) is not float or value - value != 0.0 for value in row.values.values()):
+                    odd = any(type(value) is not float or value - value != 0.0 for value in row.values.values())
+                    if odd or not row.values.keys() <= names:
+                        names.update(row.values)
                         unable.update(self.remote.cannot_hold(row.values))
                 number, self.link = self.ledger.sent(
                     self.link, batch[0].step, batch[-1].step, len(batch), max(row.seq for row in batch)

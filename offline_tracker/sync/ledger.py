@@ -46,9 +46,9 @@ def m001_links_batches_leases(db: Database) -> None:
         CREATE TABLE batch (
             id INTEGER PRIMARY KEY, uuid TEXT NOT NULL, remote TEXT NOT NULL, server TEXT NOT NULL,
             first_step INTEGER NOT NULL, last_step INTEGER NOT NULL, rows INTEGER NOT NULL,
-            sent_at REAL NOT NULL, acked_at REAL
+            sent_at REAL NOT NULL, acked_at REAL, confirmed_at REAL
         );
-        CREATE INDEX batch_open ON batch (uuid, remote, server) WHERE acked_at IS NULL;
+        CREATE INDEX batch_open ON batch (uuid, remote, server) WHERE confirmed_at IS NULL;
         CREATE TABLE lease (
             uuid TEXT PRIMARY KEY, host TEXT NOT NULL, boot TEXT NOT NULL, pid INTEGER NOT NULL,
             pid_started INTEGER NOT NULL, since REAL NOT NULL, beat_at REAL NOT NULL,
@@ -93,7 +93,11 @@ class Link:
 
 @dataclass(frozen=True)
 class Doubt:
-    """A batch that was sent and never acknowledged: up to *last_step*, sent at *sent_at* (unix seconds)."""
+    """
+    What was sent and never seen at the remote: up to *last_step*, the last of it at *sent_at* (unix seconds).
+
+    Acknowledged or not: a remote that shows late what it has taken is no witness that it has not.
+    """
 
     first_step: int
     last_step: int
@@ -116,18 +120,27 @@ class Ledger:
         try:
             self.path.parent.mkdir(parents=True, exist_ok=True)
             self._db = sqlite3.connect(self.path, timeout=30.0, isolation_level=None, check_same_thread=False)
-            version = self._db.execute("PRAGMA user_version").fetchone()[0]
-            if version > VERSION:
+            if self._version() > VERSION:
                 raise NewerSchema(f"{self.path} was written by a newer offline_tracker; update this one")
             self._db.execute("PRAGMA journal_mode = TRUNCATE")
             self._db.execute("PRAGMA synchronous = FULL")
-            if version < VERSION:
-                SCHEMA.apply(Database(self._db))
-                self._db.execute(f"PRAGMA user_version = {VERSION}")
+            if self._version() < VERSION:
+                self._migrate()
         except (sqlite3.Error, OSError) as error:
             raise StoreError(
                 f"can't use the sync ledger {self.path}: {error}; a sync must be able to write it"
             ) from error
+
+    def _version(self) -> int:
+        version: int = self._one("PRAGMA user_version")[0]
+        return version
+
+    def _migrate(self) -> None:
+        self._db.execute("BEGIN IMMEDIATE")
+        if self._version() < VERSION:  # else another sync, begun in the same moment, was first
+            SCHEMA.apply(Database(self._db))
+            self._db.execute(f"PRAGMA user_version = {VERSION}")
+        self._db.execute("COMMIT")
 
     def close(self) -> None:
         self._db.close()
@@ -162,7 +175,8 @@ class Ledger:
 
     def sent(self, link: Link, first_step: int, last_step: int, rows: int, last_seq: int) -> tuple[int, Link]:
         """Write down that a batch is about to go; returns its number, and the link as it now stands."""
-        link = replace(link, sent_seq=max(link.sent_seq, last_seq), sent_step=max(link.sent_step or 0, last_step))
+        if last_seq >= link.sent_seq:  # rows that fill a hole are older
+            link = replace(link, sent_seq=last_seq, sent_step=last_step)
         self._db.execute("BEGIN IMMEDIATE")
         number = self._db.execute(
             "INSERT INTO batch (uuid, remote, server, first_step, last_step, rows, sent_at) VALUES (?, ?, ?, ?, ?, ?, ?)",
@@ -177,22 +191,15 @@ class Ledger:
         """Write down that the remote has acknowledged a batch."""
         self._db.execute("UPDATE batch SET acked_at = ? WHERE id = ?", (time.time(), number))
 
-    def unsent(self, number: int, link: Link) -> None:
-        """Take back a batch that surely did not arrive, and what `sent` changed of the link."""
-        self._db.execute("BEGIN IMMEDIATE")
-        self._db.execute("DELETE FROM batch WHERE id = ?", (number,))
-        self.save(link)
-        self._db.execute("COMMIT")
-
     def doubt(self, link: Link) -> Doubt | None:
-        """Return what was in flight when a sync died, or None."""
-        sql = "SELECT min(first_step), max(last_step), max(sent_at) FROM batch WHERE acked_at IS NULL"
+        """Return what a sync that died or gave up had sent, or None."""
+        sql = "SELECT min(first_step), max(last_step), max(sent_at) FROM batch WHERE confirmed_at IS NULL"
         row = self._one(f"{sql} AND (uuid, remote, server) = (?, ?, ?)", *link.key)
         return Doubt(*row) if row[0] is not None else None
 
     def settled(self, link: Link) -> None:
         """Forget all doubt: the remote was read, and what it holds is known."""
-        sql = "UPDATE batch SET acked_at = ? WHERE acked_at IS NULL AND (uuid, remote, server) = (?, ?, ?)"
+        sql = "UPDATE batch SET confirmed_at = ? WHERE confirmed_at IS NULL AND (uuid, remote, server) = (?, ?, ?)"
         self._db.execute(sql, (time.time(), *link.key))
 
     @contextmanager

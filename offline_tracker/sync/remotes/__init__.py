@@ -212,6 +212,12 @@ class Remote(Protocol):
         """Return which of some values (metric to value) the remote can't hold as they are, and what becomes of them."""
 
 
+def nanoseconds(seconds: float) -> int:
+    """Return unix seconds as nanoseconds; the product alone would be off by up to 128, for it has no room in a float."""
+    whole = int(seconds)
+    return whole * 10**9 + round((seconds - whole) * 1e9)
+
+
 def create(name: str) -> Remote:
     """
     Return a remote by its name, not connected yet.

@@ -32,7 +32,7 @@ from ...errors import (
     UsageError,
 )
 from ...values import SEPARATOR
-from . import UUID_KEY, Curve, Facts, Found, Mark, Target
+from . import UUID_KEY, Curve, Facts, Found, Mark, Target, nanoseconds
 
 T = TypeVar("T")
 
@@ -137,13 +137,12 @@ class SwanlabRemote:
         missing: list[Row] = []
         for row in curve.rows(None, upto):
             lacking = {}
-            for name, value in row.values.items():
-                key, data = key_of(name), _data(value)
-                if key is None or data is None or there.get(key, Counter()).pop(row.step, 0):
+            for key, data in _points(row).items():
+                if there.get(key, Counter()).pop(row.step, 0):
                     continue
                 # An export leaves out NaN, so of those only what is above the key's last step is surely missing.
                 if data != "nan" or row.step > (found.mark.last_steps or {}).get(key, -1):
-                    lacking[name] = value
+                    lacking[key] = math.nan if data == "nan" else data
             if lacking:
                 missing.append(row._replace(values=lacking))
         more = sorted({step for steps in there.values() for step in steps if upto is None or step <= upto})
@@ -226,13 +225,17 @@ class SwanlabRemote:
 
     def cannot_hold(self, values: Mapping[str, Any]) -> Mapping[str, str]:
         out = {}
+        taken: dict[str, str] = {}
         for name, value in values.items():
-            if key_of(name) is None:
-                out[name] = "a name that SwanLab refuses"
-            elif _data(value) is None:
+            key, data = key_of(name), _data(value)
+            if key is None:
+                out[name] = "a name that SwanLab refuses: left out"
+            elif data is None:
                 out[name] = "no number: left out"
-            elif isinstance(value, float) and math.isinf(value):
-                out[name] = "infinity: becomes NaN"
+            elif data == "nan" and value == value:
+                out[name] = "infinity: becomes NaN" if isinstance(value, float) else "too large: becomes NaN"
+            if key is not None and data is not None and (other := taken.setdefault(key, name)) != name:
+                out[other] = f"the same name there as {name.replace(SEPARATOR, '.')}: left out"
         return out
 
     def _again(self, ask: Callable[[], T], what: str) -> T:
@@ -335,14 +338,11 @@ class SwanlabShipment:
         metrics = []
         for row in rows:
             stamp = self._lib.Timestamp()
-            stamp.FromNanoseconds(round(row.time * 1e9))
+            stamp.FromNanoseconds(nanoseconds(row.time))
             at = stamp.ToJsonString()
-            taken: dict[str, Any] = {}
-            for name, value in row.values.items():
-                key, data = key_of(name), _data(value)
-                if key is not None and data is not None:
-                    taken[key] = data
-            metrics += [{"key": key, "index": row.step, "data": data, "create_time": at} for key, data in taken.items()]
+            metrics += [
+                {"key": key, "index": row.step, "data": data, "create_time": at} for key, data in _points(row).items()
+            ]
         self._declare(dict.fromkeys(metric["key"] for metric in metrics))
         self._beat()
         if metrics:
@@ -416,6 +416,16 @@ def key_of(name: str) -> str | None:
     if not key or _reserved(key) or any(ord(char) < 32 or ord(char) == 127 for char in key):
         return None
     return key
+
+
+def _points(row: Row) -> dict[str, float | str]:
+    """Return what SwanLab can hold of a row, by its keys: of two metrics whose names are one there, the later one."""
+    points = {}
+    for name, value in row.values.items():
+        key, data = key_of(name), _data(value)
+        if key is not None and data is not None:
+            points[key] = data
+    return points
 
 
 def _reserved(key: str) -> bool:

@@ -12,6 +12,7 @@ import contextlib
 import importlib.util
 import os
 import re
+import secrets
 import shutil
 import signal
 import subprocess
@@ -39,6 +40,7 @@ _TESTED = "wandb>=0.31,<0.32"
 _BAD_PROJECT = re.compile(r"[/\\#?%:]")
 _BAD_ID = re.compile(r"[:;,#?/']")
 _RESERVED = frozenset(("_step", "_timestamp", "_runtime", "_wandb"))
+_HTTP_ERROR = re.compile(r'"msg":"api: HTTP error".*"status":(?P<status>\d+)')
 _TIMEOUT_S = 10
 _END_S = 30.0
 
@@ -183,14 +185,17 @@ class WandbRemote:
         return WandbShipment(self, target, facts, started)
 
     def clean(self, children: Mapping[str, Any]) -> None:
-        pid = children.get("pid")
-        if pid:
-            _end_uploader(int(pid), str(children.get("folder", "")))
-        if children.get("folder"):
-            shutil.rmtree(children["folder"], ignore_errors=True)
+        _end_uploader(children["folder"])
+        shutil.rmtree(children["folder"], ignore_errors=True)
 
     def cannot_hold(self, values: Mapping[str, Any]) -> Mapping[str, str]:
-        return {name: "a name that W&B keeps for itself: left out" for name in values if name in _RESERVED}
+        out = {}
+        for name, value in values.items():
+            if name in _RESERVED:
+                out[name] = "a name that W&B keeps for itself: left out"
+            elif type(value) is int and abs(value) > sys.float_info.max:
+                out[name] = "too large: becomes infinity"
+        return out
 
 
 class WandbShipment:
@@ -206,8 +211,9 @@ class WandbShipment:
     ) -> None:
         self.url: str | None = remote._url(target)
         self._remote, self._target, self._facts = remote, target, facts
-        self._folder = Path(tempfile.mkdtemp(prefix="offline_tracker-"))  # mode 0700
-        started({"folder": str(self._folder)})
+        self._folder = Path(tempfile.gettempdir()).resolve() / f"offline_tracker-{secrets.token_hex(8)}"
+        started({"folder": str(self._folder)})  # before there is any, so that one that is left is known
+        self._folder.mkdir(mode=0o700)
         run = self._folder / f"offline-run-{time.strftime('%Y%m%d_%H%M%S')}-{target.remote_id}"
         (run / "files").mkdir(parents=True)  # without it the metadata and the config are not sent, silently
         path = run / f"run-{target.remote_id}.wandb"
@@ -226,7 +232,6 @@ class WandbShipment:
             cwd=self._folder,
             env=_environment(self._folder, str(facts.environment.get("program") or "unknown")),
         )
-        started({"folder": str(self._folder), "pid": self._process.pid})
 
     def send(self, rows: Sequence[Row]) -> bool:
         for row in rows:
@@ -240,16 +245,25 @@ class WandbShipment:
     def complaint(self) -> str | None:
         self._said.seek(0)
         lines = self._said.read().decode(errors="replace").splitlines()
-        errors = [line for line in lines if "rror" in line]
+        errors = [re.sub(r"^wandb: *(ERROR *)?", "", line) for line in lines if "error" in line.lower()]
         if errors:
-            text = re.sub(r"^wandb: *(ERROR *)?", "", errors[-1])
-            error = _error("the uploader says", text, self._remote._key)
+            text = " ".join(errors[-3:])  # a message may have several lines
+            error = _error("the uploader says", text + self._cause(), self._remote._key)
             if not isinstance(error, RemoteDown):
                 raise error
             return str(error)
         if self._process.poll() is not None:
-            return f"wandb: the uploader ended early (status {self._process.returncode})"
+            return f"wandb: the uploader ended early (status {self._process.returncode}){self._cause()}"
         return None
+
+    def _cause(self) -> str:
+        """The last request that failed for good, from wandb-core's log: what it shows to users often leaves that out."""
+        cause = ""
+        for path in self._folder.glob("wandb/logs/debug-sync.*.log"):
+            for line in path.read_text(errors="replace").splitlines():
+                if (found := _HTTP_ERROR.search(line)) is not None:
+                    cause = f" (HTTP {found['status']})"
+        return cause
 
     def finish(self, facts: Facts) -> None:
         self._log.summary(facts.summary)
@@ -280,7 +294,7 @@ class WandbShipment:
         if self._process.poll() is None:
             self._process.kill()
             self._process.wait()
-        _end_uploader(self._process.pid, str(self._folder))
+        _end_uploader(str(self._folder))
         if self._process.stdin is not None:
             self._process.stdin.close()
         self._said.close()
@@ -296,16 +310,11 @@ def _environment(folder: Path, program: str) -> dict[str, str]:
     return {**_BOUNDS, **kept, **ours}
 
 
-def _end_uploader(pid: int, folder: str) -> None:
-    """
-    End an uploader and its wandb-core, and return when both are gone.
-
-    A process counts only if its working folder is the private one, or it was started to watch that process: pids are
-    given out again.
-    """
+def _end_uploader(folder: str) -> None:
+    """End an uploader and its wandb-core, and return when both are gone: the processes that work in its private folder."""
     end = time.monotonic() + _END_S
     while time.monotonic() < end:
-        found = [number for number in _pids() if _belongs(number, pid, folder)]
+        found = [number for number in _pids() if _works_in(number, folder)]
         if not found:
             return
         for number in found:
@@ -319,14 +328,11 @@ def _pids() -> list[int]:
     return [int(path.name) for path in proc.iterdir() if path.name.isdigit()] if proc.is_dir() else []
 
 
-def _belongs(number: int, uploader: int, folder: str) -> bool:
+def _works_in(number: int, folder: str) -> bool:
     try:
-        if number == uploader:
-            return str(Path(f"/proc/{number}/cwd").readlink()) == folder
-        words = Path(f"/proc/{number}/cmdline").read_bytes().decode(errors="replace").split("\0")
-    except OSError:
+        return str(Path(f"/proc/{number}/cwd").readlink()) == folder
+    except OSError:  # it has ended, or is somebody else's
         return False
-    return "wandb-core" in words[0] and str(uploader) in words and "--pid" in words
 
 
 def _error(what: str, text: str, key: str) -> RemoteError:

@@ -17,7 +17,7 @@ from typing import Any
 
 from ...curve import Row
 from ...values import SEPARATOR
-from . import UUID_KEY, Facts
+from . import UUID_KEY, Facts, nanoseconds
 
 _FILE_HEADER = struct.pack("<4sHB", b":W&B", 0xBEE1, 0)
 _RECORD_HEADER = struct.Struct("<IHB")
@@ -85,7 +85,7 @@ class TransactionLog:
         run.tags.extend(tag for tag in facts.tags if 0 < len(tag) <= 64)
         run.git.commit = str(facts.environment.get("git_commit", ""))
         run.git.remote_url = str(facts.environment.get("git_remote", ""))
-        run.start_time.FromNanoseconds(_nanoseconds(facts.created_at))
+        run.start_time.FromNanoseconds(nanoseconds(facts.created_at))
         for key, value in {**facts.config, UUID_KEY: facts.uuid}.items():
             run.config.update.add(key=str(key), value_json=_json(value))
         self._write(record)
@@ -94,7 +94,7 @@ class TransactionLog:
         """Write the training's machine; it becomes wandb-metadata.json."""
         record = self._pb.Record()
         environment, known = record.environment, facts.environment
-        environment.started_at.FromNanoseconds(_nanoseconds(facts.created_at))
+        environment.started_at.FromNanoseconds(nanoseconds(facts.created_at))
         for name in ("os", "python", "host", "executable", "program"):
             setattr(environment, name, str(known.get(name, "")))
         environment.args.extend(str(arg) for arg in known.get("args", ()))
@@ -157,7 +157,3 @@ def _json(value: Any) -> str:
     if type(value) is float and value - value == 0.0:
         return repr(value)
     return json.dumps(value, allow_nan=True, default=str)
-
-
-def _nanoseconds(seconds: float) -> int:
-    return round(seconds * 1e9)
