@@ -831,7 +831,7 @@ for number in range(10):
 run.flush()
 signal.signal(signal.SIGXFSZ, signal.SIG_IGN)
 soft, hard = resource.getrlimit(resource.RLIMIT_FSIZE)
-resource.setrlimit(resource.RLIMIT_FSIZE, (700, hard))      # from here on no file can grow, as on a full disk
+resource.setrlimit(resource.RLIMIT_FSIZE, (2000, hard))      # from here on no file can grow, as on a full disk
 for number in range(10, 2000):
     wandb.log({"n": number})
 wandb.config.update({"x": 1})
@@ -860,8 +860,8 @@ def test_a_disk_that_stays_full_ends_with_a_warning_and_what_was_written_before(
     assert process.returncode == 0
     assert "Traceback" not in errors
     rows = curve_of(runs, "a1")
-    assert list(rows)[:10] == list(range(10))
-    assert rows == {step: {"n": step} for step in rows}
+    assert len(rows) > 15  # ten in run.db, and in the journal what it had room for
+    assert rows == {step: {"n": step} for step in range(len(rows))}
 
 
 # Signals, threads, forks.
