@@ -288,7 +288,7 @@ def test_forty_thousand_rows_go_in_batches(house: House) -> None:
     for remote in REMOTES:
         house.check(remote, "a1", losses(range(40_000)))
     with Ledger(house.runs.path) as ledger:
-        sql = "SELECT remote, first_step, last_step, rows, acked_at IS NULL FROM batch ORDER BY id"
+        sql = "SELECT remote, first_step, last_step, rows, confirmed_at IS NULL FROM batch ORDER BY id"
         batches = ledger._db.execute(sql).fetchall()
     assert batches == [
         *(("wandb", start, start + 19_999, 20_000, 0) for start in (0, 20_000)),

@@ -417,9 +417,8 @@ class _RunSync:
         if self.remote.agrees(found.mark, self.curve.mark(last)):
             confirmed = self.link.confirmed_step
             if confirmed is not None and self.remote.agrees(found.mark, self.curve.mark(confirmed)):
-                last = (
-                    confirmed if last is None else max(last, confirmed)
-                )  # the newest rows may be none that it can hold
+                # The newest rows may hold nothing that this remote can hold.
+                last = confirmed if last is None else max(last, confirmed)
             if self.limit is None or (last is not None and last >= self.limit):
                 return iter(()), 0
             return self.curve.rows(last, self.limit), self.curve.count(last, self.limit)
