@@ -63,7 +63,8 @@ def launched_run(runs: Runs, project: str | None, name: str | None, since: float
 
     def ours(reader: RunReader) -> bool:
         last = reader.attempts[-1] if reader.attempts else None
-        return last is not None and last.launch == key and last.started_at >= since
+        # A crashed one is of an earlier launch, which had the same port.
+        return last is not None and last.launch == key and last.started_at >= since and reader.state != "crashed"
 
     return _newest(runs, project, name, ours)
 

@@ -15,6 +15,7 @@ import tempfile
 import time
 import uuid
 from collections.abc import Callable, Iterator
+from functools import partial
 from pathlib import Path
 from typing import Any
 
@@ -77,7 +78,10 @@ def follow(environ: dict[str, str], tmp_path: Path) -> Iterator[Callable[..., tu
     def begin(*args: object) -> tuple[subprocess.Popen[bytes], Path]:
         path = tmp_path / "followed"
         with path.open("wb") as file:
-            process = subprocess.Popen([TRACKER, *map(str, args)], cwd=tmp_path, env=environ, stdout=file)
+            # A job in the background ignores Ctrl-C, and so would all that it starts.
+            heed = partial(signal.signal, signal.SIGINT, signal.default_int_handler)
+            command = [TRACKER, *map(str, args)]
+            process = subprocess.Popen(command, cwd=tmp_path, env=environ, stdout=file, preexec_fn=heed)
         started.append(process)
         return process, path
 
