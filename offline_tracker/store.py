@@ -19,7 +19,7 @@ import sqlite3
 import tempfile
 import time
 import uuid
-from collections.abc import Iterable, Iterator, Mapping, Sequence
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from operator import itemgetter
 from pathlib import Path
@@ -711,7 +711,7 @@ class RunReader:
 
     def __init__(self, folder: Path) -> None:
         self.folder = folder
-        self._copy: tempfile.TemporaryDirectory[str] | None = None
+        self._is_copy = False
         path = folder / "run.db"
         try:
             try:
@@ -724,7 +724,7 @@ class RunReader:
                 # to do; until then a reader rolls back a copy of its own.
                 self._read_copy(shutil.copy)
                 old = False
-            if self._copy is None and (old or self._has_leftovers()):
+            if not self._is_copy and (old or self._has_leftovers()):
                 self._read_copy(_backup)
             self._db.execute("BEGIN")  # one moment of the run: a rewind must not be missed whose calls are seen
             self.info = self._info()
@@ -751,8 +751,6 @@ class RunReader:
     def close(self) -> None:
         if hasattr(self, "_db"):
             self._db.close()
-        if self._copy is not None:
-            self._copy.cleanup()
 
     def _has_leftovers(self) -> bool:
         # Of a run that is being written the journal is folded in by its writer within moments.
@@ -763,20 +761,24 @@ class RunReader:
             for path in _journals_of(attempt, self.folder)
         )
 
-    def _read_copy(self, copy: Any) -> None:
-        self._copy = tempfile.TemporaryDirectory(prefix="offline_tracker-")
-        target = Path(self._copy.name) / "run.db"
-        copy(self.folder / "run.db", target)
-        rollback = self.folder / "run.db-journal"
-        if copy is shutil.copy and rollback.exists():
-            shutil.copy(rollback, target.with_name("run.db-journal"))
-        self._db.close()
-        store = RunStore(target)
-        try:
-            store.fold_leftovers(delete=False, folder=self.folder)
-        finally:
-            store.close()
-        self._db = _connect(target, "ro")
+    def _read_copy(self, copy: Callable[[Path, Path], object]) -> None:
+        with tempfile.TemporaryDirectory(prefix="offline_tracker-") as folder:
+            target = Path(folder) / "run.db"
+            copy(self.folder / "run.db", target)
+            rollback = self.folder / "run.db-journal"
+            if copy is shutil.copy and rollback.exists():
+                shutil.copy(rollback, target.with_name("run.db-journal"))
+            self._db.close()
+            store = RunStore(target)
+            try:
+                store.fold_leftovers(delete=False, folder=self.folder)
+            finally:
+                store.close()
+            self._db = _connect(target, "ro")
+            # From its first statement on SQLite has the file open, and needs no name of it: so none is left, however a
+            # sync that reads it for minutes ends.
+            self._db.execute("SELECT id FROM run").fetchall()
+        self._is_copy = True
 
     def _info(self) -> RunInfo:
         columns = "id, uuid, created_at, project, name, entity, run_group, job_type, notes, tags, config, total_steps"

@@ -587,11 +587,15 @@ def test_a_run_whose_writer_was_killed_inside_a_commit_is_readable_and_goes_on(
     assert sql(path, "PRAGMA integrity_check") == [("ok",)]
 
 
-def test_a_reader_of_leftovers_leaves_no_copy_behind(runs: Runs, tmp_path: Path, monkeypatch: Any) -> None:
+def test_a_reader_of_leftovers_leaves_no_copy_behind_even_if_it_is_killed(
+    runs: Runs, tmp_path: Path, monkeypatch: Any
+) -> None:
     leave(runs, 10)
     monkeypatch.setattr(tempfile, "tempdir", str(tmp_path / "temp"))
     (tmp_path / "temp").mkdir()
-    assert len(curve_of(runs, "a1")) == 10
+    with runs.read("a1") as reader:
+        assert list((tmp_path / "temp").iterdir()) == []
+        assert len(rows_of(reader)) == 10
     change(runs.folder("a1") / "run.db", "DELETE FROM run")
     with pytest.raises(StoreError, match="holds no run"):
         runs.read("a1")
