@@ -6,6 +6,7 @@ import os
 import platform
 import socket
 import sys
+import time
 from collections.abc import Mapping
 from dataclasses import dataclass
 from pathlib import Path
@@ -46,6 +47,11 @@ class Holder:
         except PermissionError:
             pass  # somebody else's process: it lives
         return _started(self.pid) == self.started
+
+    def holds_since(self, beat_at: float) -> bool:
+        """Whether it still holds what it took: known on its own host, elsewhere judged by its heartbeat, unix seconds."""
+        known = self.alive()
+        return time.time() - beat_at < STALE_S if known is None else known
 
 
 def _boot() -> str:

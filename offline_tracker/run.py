@@ -174,6 +174,10 @@ class NullRun:
     def name(self) -> str:
         return self._info.name or self._info.id
 
+    @name.setter
+    def name(self, name: str) -> None:
+        self._change(name=str(name))
+
     @property
     def project(self) -> str:
         return self._info.project or ""
@@ -190,9 +194,17 @@ class NullRun:
     def tags(self) -> tuple[str, ...]:
         return self._info.tags
 
+    @tags.setter
+    def tags(self, tags: Sequence[str]) -> None:
+        self._change(tags=tuple(str(tag) for tag in tags))
+
     @property
     def notes(self) -> str:
         return self._info.notes or ""
+
+    @notes.setter
+    def notes(self, notes: str) -> None:
+        self._change(notes=str(notes))
 
     @property
     def step(self) -> int:
@@ -220,6 +232,9 @@ class NullRun:
     def alert(self, title: str, text: str = "", level: Any = "INFO", **ignored: Any) -> None:
         """Store an alert; it is delivered when the run is synced."""
 
+    def flush(self, timeout_s: float = 60.0) -> None:
+        """Return once every call so far is in run.db."""
+
     def finish(self, exit_code: int | None = None, **ignored: Any) -> None:
         """End this attempt. A run can go on afterwards; calling it twice is fine."""
         self._finished = True
@@ -232,6 +247,9 @@ class NullRun:
 
     def _label(self, *args: Any, **kwargs: Any) -> None:
         """What transformers calls; nothing to do."""
+
+    def _change(self, **fields: Any) -> None:
+        self._info = replace(self._info, **fields)
 
     def _config_changed(self, values: dict[str, Any]) -> None:
         pass
@@ -502,32 +520,8 @@ class Run(NullRun):
         if self._open and os.getpid() == self._pid:
             self._writer.put(kind, *fields)
 
-    @property
-    def tags(self) -> tuple[str, ...]:
-        return self._info.tags
-
-    @tags.setter
-    def tags(self, tags: Sequence[str]) -> None:
-        self._change(tags=tuple(str(tag) for tag in tags))
-
-    @property
-    def name(self) -> str:
-        return self._info.name or self._info.id
-
-    @name.setter
-    def name(self, name: str) -> None:
-        self._change(name=str(name))
-
-    @property
-    def notes(self) -> str:
-        return self._info.notes or ""
-
-    @notes.setter
-    def notes(self, notes: str) -> None:
-        self._change(notes=str(notes))
-
     def _change(self, **fields: Any) -> None:
-        self._info = replace(self._info, **fields)
+        super()._change(**fields)
         self._put(journal.META, {key: to_json(value) for key, value in fields.items()})
 
 

@@ -16,7 +16,8 @@ from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
-from . import curve, rank, requeue
+from . import curve, requeue
+from . import rank as ranks  # init() has a parameter of that name
 from .errors import RunExists, RunNotFound, StoreError, TrackerError, UsageError
 from .host import Holder, environment
 from .journal import Journal
@@ -112,14 +113,11 @@ def init(
     runs = Runs(given["dir"] or environ.get("OFFLINE_TRACKER_DIR") or DEFAULT_RUNS)
     if mode == "disabled":
         _current = NullRun(replace(info, id=id or generate_id()), runs.path)
-    elif not _rank.writes(rank):
+    elif not ranks.writes(rank):
         _current = _null_run(info, runs, id)
     else:
         _current = _begin(info, runs, id, resume, resume_from, fork_from, rank)
     return _current
-
-
-_rank = rank  # init() has a parameter of that name
 
 
 def _begin(
@@ -258,7 +256,7 @@ def _null_run(info: RunInfo, runs: Runs, run_id: str | None) -> NullRun:
             time.sleep(0.05)
         return found
 
-    why = f"rank {_rank.rank()[0]} does not write; what it logs is not recorded"
+    why = f"rank {ranks.rank()[0]} does not write; what it logs is not recorded"
     return NullRun(replace(info, id=known or ""), runs.path, why, None if known else find)
 
 

@@ -27,7 +27,7 @@ from typing import Any, NamedTuple
 
 from . import journal
 from .errors import BadName, NewerSchema, RunBusy, RunExists, RunNotFound, StoreError
-from .host import STALE_S, Holder
+from .host import Holder
 from .journal import Record
 from .values import NAN, TEXT, Scalar, clean_text, decode, encode, to_json
 
@@ -120,10 +120,7 @@ class Attempt:
 
     def alive(self) -> bool:
         """Whether its process still writes: known on its own host, elsewhere judged by the heartbeat."""
-        if self.ended_at is not None:
-            return False
-        known = self.holder.alive()
-        return time.time() - self.heartbeat_at < STALE_S if known is None else known
+        return self.ended_at is None and self.holder.holds_since(self.heartbeat_at)
 
 
 def check_id(run_id: str) -> str:

@@ -50,7 +50,6 @@ class Writer:
         self._offset = 0  # where it ends in the journal
         self._full: list[Path] = []  # journal files that get no more records and are not all folded yet
         self._unwritten: list[Record] = []  # what the journal did not take
-        self._dropped = 0
         self._warned: set[str] = set()
         self._error: Exception | None = None
         self._idle = False
@@ -79,7 +78,9 @@ class Writer:
             self._unwritten.append(record)
         else:
             self._num -= 1
-            self._dropped += 1
+            self._warn(
+                "memory", f"{MEMORY_CALLS} calls wait in memory and nothing can be written: from here on they are lost"
+            )
         self._warn(
             "journal",
             f"{self._journal.path} can't be written ({error.strerror}); calls are kept in memory until it can",

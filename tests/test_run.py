@@ -506,8 +506,17 @@ def test_disabled_writes_nothing_and_looks_the_same(runs: Runs) -> None:
 
 def test_a_null_run_has_every_public_name_of_a_run() -> None:
     public = {name for name in dir(Run) if not name.startswith("_")}
-    own = {"flush", "discard", "forked", "take_over", "copy_rows", "rewind_to"}
+    own = {"discard", "forked", "take_over", "copy_rows", "rewind_to"}
     assert public - own <= set(dir(NullRun))
+
+
+def test_what_a_trainer_sets_on_a_run_can_be_set_on_every_rank(runs: Runs, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setenv("RANK", "1")
+    run = wandb.init(dir=runs.path, id="a1")
+    run.name, run.notes, run.tags = "another", "a note", ["x"]
+    run.flush()
+    assert (run.name, run.notes, run.tags) == ("another", "a note", ("x",))
+    assert not runs.path.exists()
 
 
 # The id, and the marks that it leaves.
@@ -862,6 +871,13 @@ def test_a_disk_that_stays_full_ends_with_a_warning_and_what_was_written_before(
     rows = curve_of(runs, "a1")
     assert len(rows) > 15  # ten in run.db, and in the journal what it had room for
     assert rows == {step: {"n": step} for step in range(len(rows))}
+
+
+def test_calls_for_which_there_is_no_memory_either_are_not_lost_in_silence(start: Start) -> None:
+    process = start("from offline_tracker import writer\nwriter.MEMORY_CALLS = 100\n" + FULL_DISK, "room")
+    out, errors = process.communicate(timeout=60)
+    assert (process.returncode, out) == (0, "2000\n"), errors
+    assert errors.count("from here on they are lost") == 1
 
 
 # Signals, threads, forks.

@@ -22,7 +22,6 @@ from .. import curve
 from ..curve import Row
 from ..errors import (
     Diverged,
-    NoCredentials,
     NotOurs,
     RemoteDown,
     RemoteError,
@@ -31,7 +30,8 @@ from ..errors import (
     UsageError,
 )
 from ..host import HEARTBEAT_S, Holder
-from ..store import RunReader, Runs
+from ..store import CLOSES, RunReader, Runs
+from ..values import SEPARATOR
 from .ledger import Ledger, Link, read_links
 from .remotes import NAMES, Facts, Found, Mark, Remote, Shipment, Target, create
 
@@ -221,21 +221,21 @@ class _LocalCurve:
     def __init__(self, reader: RunReader) -> None:
         self.reader = reader
         self.spans = curve.live_spans(reader.rewinds, reader.last_seq)
+        self._marks: dict[int | None, Mark] = {None: Mark(None, 0, {})}
 
     def mark(self, upto: int | None) -> Mark:
-        if upto is None:
-            return Mark(None, 0, {})
-        rows = self.reader.count_rows(self.spans, upto)
-        return Mark(self.reader.last_row_step(self.spans, upto), rows, self.reader.last_steps(self.spans, upto))
+        # The reader is one moment of the run, so what was counted once, over all its points, stays true.
+        if upto not in self._marks:
+            reader, spans = self.reader, self.spans
+            steps = reader.last_steps(spans, upto)
+            self._marks[upto] = Mark(reader.last_row_step(spans, upto), reader.count_rows(spans, upto), steps)
+        return self._marks[upto]
 
     def rows(self, above: int | None, upto: int | None) -> Iterator[Row]:
         return curve.rows(self.reader.calls(self.spans, above, upto))
 
     def count(self, above: int | None, upto: int | None) -> int:
-        if upto is None:
-            return 0
-        below = 0 if above is None else self.reader.count_rows(self.spans, above)
-        return self.reader.count_rows(self.spans, upto) - below
+        return 0 if upto is None else (self.mark(upto).rows or 0) - (self.mark(above).rows or 0)
 
 
 class _RunSync:
@@ -270,7 +270,7 @@ class _RunSync:
         reader, spans = self.reader, self.curve.spans
         newest = reader.last_live_seq(spans)
         at = reader.step_of(newest)
-        last = None if at is None else (at[0], bool(at[1] & 1))
+        last = None if at is None else (at[0], bool(at[1] & CLOSES))
         marks = [
             step[0]
             for mark in reader.marks
@@ -321,7 +321,7 @@ class _RunSync:
             return self._result("confirmed" if self.sent else "nothing new", self.sent, held_back, found)
         self.sent = max(self.sent, total)  # of a second round only what the first one did not get there is missing
         self.link = self.ledger.save(self.link)  # intended: from here on a remote run of this id may be ours
-        shipment = self.remote.open(self.target, facts, found is not None, self._started)
+        shipment = self.remote.open(self.target, facts, self._started)
         try:
             self._ship(shipment, rows, total)
             found = self._confirm(shipment, found)
@@ -397,9 +397,8 @@ class _RunSync:
     def _plan(self, found: Found | None) -> tuple[Iterator[Row], int]:
         """Return the rows that the remote lacks, and how many they are; Diverged where they can't be told."""
         if found is None:
-            return self.curve.rows(None, self.limit) if self.limit is not None else iter(()), self.curve.count(
-                None, self.limit
-            )
+            rows = self.curve.rows(None, self.limit) if self.limit is not None else iter(())
+            return rows, self.curve.count(None, self.limit)
         last = found.mark.last_step
         if self.link.sent_step is not None and last is not None:
             lost = curve.lost_steps(self.reader.rewinds, self.link.sent_seq, min(self.link.sent_step, last))
@@ -464,7 +463,7 @@ class _RunSync:
         except RemoteDown as error:
             raise _Interrupted(error) from error
         if unable:
-            said = ", ".join(f"{name.replace(chr(31), '.')} ({why})" for name, why in sorted(unable.items())[:5])
+            said = ", ".join(f"{name.replace(SEPARATOR, '.')} ({why})" for name, why in sorted(unable.items())[:5])
             self.notes.append(f"{self.remote.name} can't hold all of: {said}")
 
     def _confirm(self, shipment: Shipment, before: Found | None) -> Found:
@@ -513,7 +512,6 @@ class _RunSync:
             tags=info.tags,
             config=info.config or {},
             exit_code=last.exit_code if last else None,
-            ended_at=last.ended_at if last else None,
             runtime=runtime,
             seconds=seconds,
             environment=last.environment if last else {},
@@ -588,4 +586,4 @@ def links_of(path: str | os.PathLike[str]) -> dict[str, list[Link]]:
     return links
 
 
-__all__ = ["NoCredentials", "SyncResult", "sync"]
+__all__ = ["SyncResult", "sync"]

@@ -23,7 +23,7 @@ from sqlite_utils import Database
 from sqlite_utils.migrations import Migrations
 
 from ..errors import NewerSchema, RunBusy, StoreError
-from ..host import STALE_S, Holder
+from ..host import Holder
 
 SCHEMA = Migrations("ledger")
 VERSION = 1
@@ -225,8 +225,7 @@ class Ledger:
             row = self._one(sql, uuid)
             if row is not None:
                 other = Holder(*row[:4])
-                known = other.alive()
-                if other != holder and (time.time() - row[5] < STALE_S if known is None else known):
+                if other != holder and other.holds_since(row[5]):
                     since = time.strftime("%H:%M:%S", time.localtime(row[4]))
                     raise RunBusy(
                         f"run {run!r} is being synced by pid {other.pid} on {other.host} since {since}; "

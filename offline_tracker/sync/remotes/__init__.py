@@ -47,7 +47,6 @@ class Facts:
     tags: tuple[str, ...] = ()
     config: Mapping[str, Any] = field(default_factory=dict)
     exit_code: int | None = None
-    ended_at: float | None = None
     runtime: Callable[[int, float], float] = lambda seq, time: 0.0
     seconds: float = 0.0
     environment: Mapping[str, Any] = field(default_factory=dict)
@@ -192,12 +191,11 @@ class Remote(Protocol):
         [] if it holds them all after all; None if this remote can't be looked at, or not be mended.
         """
 
-    def open(self, target: Target, facts: Facts, known: bool, started: Callable[[Mapping[str, Any]], None]) -> Shipment:
+    def open(self, target: Target, facts: Facts, started: Callable[[Mapping[str, Any]], None]) -> Shipment:
         """
         Create the remote run, or go on with it; from here on it shows as running.
 
         Args:
-            known: it was there when `look` looked.
             started: told of what must be cleaned up if this process dies; see `clean`.
 
         Raises:

@@ -57,7 +57,7 @@ class SwanlabRemote:
     settle_s = 10.0  # the service counts a run's last steps behind the scenes; 5 to 10 s were seen
 
     def __init__(self, patience_s: float = 30.0) -> None:
-        self.server = ""
+        self.server = self._web = ""
         self._patience_s = patience_s
         self._lib: Any = None
         self._key = ""
@@ -67,6 +67,7 @@ class SwanlabRemote:
         self._lib = lib = _library()
         settings = lib.create_settings()
         self.server = str(settings.api_host).rstrip("/")
+        self._web = str(settings.web_host).rstrip("/")
         self._key = settings.api_key or ""
         if not self._key:
             raise NoCredentials(f"swanlab: no API key for {self.server}; set SWANLAB_API_KEY or run `swanlab login`")
@@ -117,8 +118,7 @@ class SwanlabRemote:
         )
 
     def _url(self, target: Target, experiment: str) -> str:
-        web = str(self._lib.create_settings().web_host).rstrip("/")
-        return f"{web}/@{target.entity}/{target.project}/runs/{experiment}/chart"
+        return f"{self._web}/@{target.entity}/{target.project}/runs/{experiment}/chart"
 
     def _get(self, path: str) -> dict[str, Any] | None:
         try:
@@ -183,9 +183,7 @@ class SwanlabRemote:
             next(rows, None)
             yield from rows
 
-    def open(
-        self, target: Target, facts: Facts, known: bool, started: Callable[[Mapping[str, Any]], None]
-    ) -> SwanlabShipment:
+    def open(self, target: Target, facts: Facts, started: Callable[[Mapping[str, Any]], None]) -> SwanlabShipment:
         lib = self._lib
         project = self._again(
             lambda: lib.project.get_or_create_project(
@@ -238,8 +236,13 @@ class SwanlabRemote:
                 out[other] = f"the same name there as {name.replace(SEPARATOR, '.')}: left out"
         return out
 
-    def _again(self, ask: Callable[[], T], what: str) -> T:
-        """Ask until it is answered, for things that may be asked twice; log in again once if the session has ended."""
+    def _again(self, ask: Callable[[], T], what: str, only_if_refused: bool = False) -> T:
+        """
+        Ask until it is answered; log in again once if the session has ended.
+
+        Args:
+            only_if_refused: for what must not arrive twice: not again where the last time may have had an effect.
+        """
         end = time.monotonic() + self._patience_s
         wait_s = 0.5
         relogged = False
@@ -248,12 +251,12 @@ class SwanlabRemote:
                 return self._once(ask, what)
             except _SessionEnded as error:
                 if relogged:
-                    raise RemoteRefused(f"swanlab: {what}: {error}") from error.__cause__
+                    raise RemoteRefused(str(error)) from error.__cause__
                 relogged = True
                 self.log_in_again()
             except RemoteDown as error:
                 pause = max(wait_s, error.retry_after_s)
-                if time.monotonic() + pause > end:
+                if (only_if_refused and not error.refused) or time.monotonic() + pause > end:
                     raise
                 time.sleep(pause)
                 wait_s = min(2 * wait_s, 8.0)
@@ -363,36 +366,19 @@ class SwanlabShipment:
 
     def _send(self, metrics: list[dict[str, Any]]) -> None:
         """Send one batch: again after a plain refusal, in halves where it is too large, never after a lost answer."""
-        remote, send = self._remote, self._lib.upload.upload_scalar
-        end = time.monotonic() + remote._patience_s
-        wait_s, relogged = 0.5, False
-        while True:
+        send = partial(self._lib.upload.upload_scalar, *self._ids, metrics=metrics)
+        try:
+            self._remote._again(send, "send points", only_if_refused=True)
+        except RemoteRefused as error:
+            half = len(metrics) // 2
+            if _status(error) != 413 or half == 0:
+                raise
+            self._send(metrics[:half])
             try:
-                remote._once(lambda: send(*self._ids, metrics=metrics), "send points")
-                return
-            except _SessionEnded as error:
-                if relogged:
-                    raise RemoteRefused(str(error)) from error.__cause__
-                relogged = True
-                remote.log_in_again()
-            except RemoteDown as error:
-                pause = max(wait_s, error.retry_after_s)
-                if not error.refused or time.monotonic() + pause > end:
-                    raise
-                time.sleep(pause)
-                wait_s = min(2 * wait_s, 8.0)
-            except RemoteRefused as error:
-                if _status(error) != 413:
-                    raise
-                half = len(metrics) // 2
-                if half == 0:
-                    raise
-                self._send(metrics[:half])
-                try:
-                    return self._send(metrics[half:])
-                except RemoteDown as down:
-                    down.refused = False  # of the whole batch a part has arrived
-                    raise
+                self._send(metrics[half:])
+            except RemoteDown as down:
+                down.refused = False  # of the whole batch a part has arrived
+                raise
 
     def complaint(self) -> str | None:
         return None

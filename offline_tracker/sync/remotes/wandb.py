@@ -179,9 +179,7 @@ class WandbRemote:
     def mend(self, target: Target, found: Found, curve: Curve, upto: int | None) -> list[Row] | None:
         return None  # rows can only be appended: a hole in the middle stays
 
-    def open(
-        self, target: Target, facts: Facts, known: bool, started: Callable[[Mapping[str, Any]], None]
-    ) -> WandbShipment:
+    def open(self, target: Target, facts: Facts, started: Callable[[Mapping[str, Any]], None]) -> WandbShipment:
         return WandbShipment(self, target, facts, started)
 
     def clean(self, children: Mapping[str, Any]) -> None:
