@@ -8,6 +8,7 @@ standard library has. A record that a crash or a full disk cut short is skipped:
 
 from __future__ import annotations
 
+import contextlib
 import errno
 import marshal
 import os
@@ -17,7 +18,7 @@ import zlib
 from pathlib import Path
 from typing import Any
 
-CALL, MARK, REWIND, CONFIG, SUMMARY, DEFINE, ALERT, META, END = range(9)
+CALL, MARK, REWIND, CONFIG, SUMMARY, DEFINE, ALERT, META, END, VALUES, GAP = range(11)
 """
 What a record says. All begin with ``(num, kind)``, num counting up from 1 in an attempt:
 
@@ -31,6 +32,8 @@ DEFINE   metric or glob, JSON
 ALERT    time, seq, title, text, level
 META     {name, notes, tags...: JSON}
 END      time, exit code
+VALUES   seq of an earlier call, {name: value} of what came later than its record (from a GPU)
+GAP      seq of the call before it, time, number of calls that are lost, why
 ======== ===========================================================================
 """
 
@@ -86,16 +89,24 @@ class Journal:
         if os.write(self._fd, data) < len(data) and os.write(self._fd, data) < len(data):
             raise OSError(errno.ENOSPC, os.strerror(errno.ENOSPC), str(self.path))
 
-    def rotate(self) -> Path:
-        """Go on in a new file; the old one gets no more records. Returns the old one's path."""
-        old, old_fd = self.path, self._fd
+    def rotate(self, folder: Path | None = None) -> Path:
+        """
+        Go on in a new file, in another folder if one is given; the old one gets no more records. Returns its path.
+
+        Raises:
+            OSError: there can be no new file; the old one is still in use.
+        """
+        old, old_folder, old_fd = self.path, self.folder, self._fd
+        self.folder = folder or self.folder
         self.number += 1
         try:
+            self.folder.mkdir(mode=0o700, parents=True, exist_ok=True)
             self._fd = self._open()
         except OSError:
-            self.number -= 1
+            self.folder, self.number = old_folder, self.number - 1
             raise
-        os.close(old_fd)
+        with contextlib.suppress(OSError):  # of a disk that fails
+            os.close(old_fd)
         return old
 
     def close(self) -> None:

@@ -11,6 +11,7 @@ from pathlib import Path
 from typing import Any
 
 from . import journal, rank
+from .device import DeviceScalars, Pending
 from .errors import TrackerError
 from .eta import Eta
 from .store import CLOSES, EXPLICIT, RunInfo
@@ -311,7 +312,10 @@ class Run(NullRun):
         self._eta_step = -1
         self._rank_given = rank_given
         self._logged = False
+        self._ready = False  # to log without any question: it has begun, is open, and belongs to this process
         self._marked_seq = 0
+        self._device: DeviceScalars | None = None
+        writer.arrived = self.summary.latest.update
 
     @property
     def id(self) -> str:
@@ -347,27 +351,27 @@ class Run(NullRun):
             self._warn("log", f"a call was not logged: {type(error).__name__}: {shown(error, str)}")
 
     def _log(self, data: Any, step: Any, commit: bool | None) -> None:
-        if not self._open and not self._finished:
-            return  # `_disown` has said why
-        if not self._open or os.getpid() != self._pid:
-            where = "this is a forked child; log in the process that called init" if self._open else "it has finished"
-            return self._warn("closed", f"log() does nothing: {where}")
-        if not isinstance(data, Mapping):
+        if not self._ready and not self._may_log():
+            return
+        if type(data) is not dict and not isinstance(data, Mapping):
             return self._warn("data", f"log() takes a dict, not {type(data).__name__}; the call is not logged")
-        if not self._logged and not rank.writes(self._rank_given):
-            return self._disown()
-        values = points(data, self._warn)
-        given = None if step is None else _whole(step)
-        if given is not None and not 0 <= given <= _MAX_STEP:
-            return self._warn("range", f"step {given} is not within 0 and 2**48; the call is not logged")
-        closes = commit is not False if given is None else commit is True
-        flags = (CLOSES if closes else 0) | (0 if given is None else EXPLICIT)
+        late: dict[str, Any] = {}
+        values = points(data, self._warn, late)
+        given = None
+        if step is None:
+            closes = commit is not False
+            flags = CLOSES if closes else 0
+        else:
+            given = step if type(step) is int else _whole(step)
+            if not 0 <= given <= _MAX_STEP:
+                return self._warn("range", f"step {given} is not within 0 and 2**48; the call is not logged")
+            closes = commit is True
+            flags = CLOSES | EXPLICIT if closes else EXPLICIT
         with self._lock:
-            if not self._logged:
-                self._begin(values, given)
+            if not self._ready and not self._begin(values, given):
+                return
+            pending = self._send(late, values) if late else ()
             now = time.time()
-            if self._finished:
-                return self._warn("closed", "log() does nothing: it has finished")
             # A signal handler that logs may come in wherever something is called. So nothing is, from where the step is
             # looked at to where it is moved on.
             row = self._step if given is None else given
@@ -381,16 +385,51 @@ class Run(NullRun):
                 left = self._eta.update(row if given is not None else row + 1, now)
                 if left is not None:
                     values[ETA_METRIC] = left
-            self._writer.put(journal.CALL, seq, row, now, flags, values)
+            if pending:
+                self._writer.put_late((seq, row, now, flags, values), pending)
+                values = {name: value for name, value in values.items() if name not in late}
+            else:
+                self._writer.put(journal.CALL, seq, row, now, flags, values)
         self.summary.latest.update(values)
+
+    def _may_log(self) -> bool:
+        """Whether a call is to be recorded; asked until the first one was, and when the run is closed."""
+        if not self._open and not self._finished:
+            return False  # `_disown` has said why
+        if not self._open or os.getpid() != self._pid:
+            where = "this is a forked child; log in the process that called init" if self._open else "it has finished"
+            self._warn("closed", f"log() does nothing: {where}")
+            return False
+        if not self._logged and not rank.writes(self._rank_given):
+            self._disown()
+            return False
+        return True
+
+    def _send(self, late: dict[str, Any], values: dict[str, Scalar]) -> Sequence[Pending]:
+        """Begin to fetch scalars from their devices; those that can't be are taken out of *values*."""
+        try:
+            if self._device is None:
+                self._device = DeviceScalars()
+            return self._device.send(late)
+        except Exception as error:  # torch's, of any class
+            names = ", ".join(late)
+            self._warn("device", f"{names}: a value on a device is not logged: {shown(error, str)}")
+            for name in late:
+                del values[name]
+            return ()
 
     def _disown(self) -> None:
         """End what init() began: torch.distributed was initialised after it, and says that another rank writes."""
         self._warn("rank", "another rank writes this run; nothing is logged here")
         self.discard(remove=True)
 
-    def _begin(self, values: Mapping[str, Scalar], step: int | None) -> None:
-        """At an attempt's first call find out where it goes on from."""
+    def _begin(self, values: Mapping[str, Scalar], step: int | None) -> bool:
+        """At an attempt's first call find out where it goes on from; False if another thread has ended the run."""
+        if self._finished:
+            self._warn("closed", "log() does nothing: it has finished")
+            return False
+        if self._logged:
+            return True
         start: int | None = self._step
         if step is not None:
             if self.resumed:
@@ -407,7 +446,8 @@ class Run(NullRun):
                 logger.info("run %s: %s", self._info.id, self._resume_hint)
         if self._info.total_steps:
             self._eta = Eta(self._info.total_steps, start, self._started_at)
-        self._logged = True
+        self._logged = self._ready = True
+        return True
 
     def _rewind(self, step: int, reason: str) -> None:
         dead = f"its steps {step + 1} to {self._last_step} are superseded"
@@ -476,7 +516,7 @@ class Run(NullRun):
         with self._lock:
             if not self._open:
                 return
-            self._open = False  # first: no call may come behind the end
+            self._open = self._ready = False  # first: no call may come behind the end
             stub = self.resumed and self._writer.unused  # a finished training that was started again
             if not stub:
                 self._writer.put(journal.END, time.time(), code)
@@ -487,7 +527,7 @@ class Run(NullRun):
 
     def discard(self, remove: bool) -> None:
         """End an attempt that put nothing on record, as if it had not been; with *remove* the run too, if it is new."""
-        self._open = False
+        self._open = self._ready = False
         store = self._writer.abandon()
         try:
             if not self.resumed and remove:
@@ -508,6 +548,7 @@ class Run(NullRun):
 
     def forked(self) -> None:
         """Called in a forked child, which never writes."""
+        self._ready = False
         self._writer.forget()
 
     def _config_changed(self, values: dict[str, Any]) -> None:

@@ -24,12 +24,18 @@ _PLAIN = frozenset((float, int, bool, type(None)))
 _MAX_BITS = 4096
 
 
-def points(data: Mapping[Any, Any], warn: Callable[[str, str], None]) -> dict[str, Scalar]:
+def points(
+    data: Mapping[Any, Any], warn: Callable[[str, str], None], late: dict[str, Any] | None = None
+) -> dict[str, Scalar]:
     """
     Return *data* as points, name to value.
 
     0-d tensors and numpy scalars become Python scalars; of a value that can't be a point, *warn* is told a name that is
     the same each time, and why; the others are kept.
+
+    Args:
+        late: takes the scalars that are on a GPU, name to tensor, because reading them would wait for it; their place in
+            the result is held by None.
     """
     out: dict[str, Scalar] = {}
     for key, value in data.items():
@@ -38,7 +44,7 @@ def points(data: Mapping[Any, Any], warn: Callable[[str, str], None]) -> dict[st
             continue
         leaves: dict[str, Scalar] = {}
         try:
-            _add(leaves, key, value, warn)
+            _add(leaves, key, value, warn, late)
         except RecursionError:
             warn(shown(key), f"{shown(key)} is not logged: a dict that holds itself")
         else:
@@ -46,7 +52,14 @@ def points(data: Mapping[Any, Any], warn: Callable[[str, str], None]) -> dict[st
     return out
 
 
-def _add(out: dict[str, Scalar], key: Any, value: Any, warn: Callable[[str, str], None], path: str = "") -> None:
+def _add(
+    out: dict[str, Scalar],
+    key: Any,
+    value: Any,
+    warn: Callable[[str, str], None],
+    late: dict[str, Any] | None,
+    path: str = "",
+) -> None:
     try:
         if not isinstance(key, str) or not key:
             text = f"the key {shown(key)} is not a name (a str of one character or more); its value is not logged"
@@ -56,8 +69,11 @@ def _add(out: dict[str, Scalar], key: Any, value: Any, warn: Callable[[str, str]
             pass
         elif isinstance(value, Mapping):
             for inner, leaf in value.items():
-                _add(out, inner, leaf, warn, name + SEPARATOR)
+                _add(out, inner, leaf, warn, late, name + SEPARATOR)
             return
+        elif late is not None and getattr(value, "is_cuda", False) is True:
+            late[name] = _on_device(value)
+            value = None
         else:
             value = _scalar(value)
         if isinstance(value, str):
@@ -70,6 +86,19 @@ def _add(out: dict[str, Scalar], key: Any, value: Any, warn: Callable[[str, str]
     except Exception as error:  # somebody else's class: anything may come out of it
         shown_name = shown((path + key).replace(SEPARATOR, ".")) if type(key) is str else shown(key)
         warn(shown_name, f"{shown_name} is not logged: {shown(error, str)}")
+
+
+def _on_device(value: Any) -> Any:
+    """Return a tensor on a GPU as one that can be copied from there by this process alone."""
+    if hasattr(value, "placements"):  # a DTensor; its full_tensor() would wait for all the other ranks
+        if not all(placement.is_replicate() for placement in value.placements):
+            raise TypeError("a DTensor that is spread over ranks; log(value.full_tensor()) on all of them")
+        value = value.to_local()
+    if value.numel() != 1:
+        raise TypeError(f"{type(value).__name__} of {value.numel()} elements is not one number")
+    if value.is_complex():
+        raise TypeError("a complex number is not a number that can be drawn")
+    return value
 
 
 def _scalar(value: Any) -> Scalar:

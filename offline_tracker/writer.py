@@ -5,15 +5,20 @@ from __future__ import annotations
 import logging
 import threading
 import time
+from collections import deque
+from collections.abc import Callable, Sequence
 from operator import itemgetter
 from pathlib import Path
 from queue import Empty, SimpleQueue
+from typing import NamedTuple
 
 from . import journal
+from .device import Pending
 from .errors import StoreError
 from .host import HEARTBEAT_S
 from .journal import Journal, Record
 from .store import RunStore
+from .values import Scalar
 
 logger = logging.getLogger("offline_tracker")
 
@@ -21,8 +26,23 @@ INTERVAL_S = 0.2
 """How long calls are gathered while more keep coming; readers are so far behind, training never waits for it."""
 CALLS_A_TRANSACTION = 1000
 MEMORY_CALLS = 200_000
-"""How many calls are kept while they can be written nowhere."""
+"""How many calls are kept in memory while they can be written nowhere; then every second one is given up."""
+LATE_S = 10.0
+"""How long the end of a run waits for values from a GPU."""
+_LATE_POLL_S = 0.005
 _BACKOFF_S = (1.0, 60.0)
+_HOME_AGAIN_S = 5.0
+
+
+class _Late(NamedTuple):
+    """A call that is in the journal without some of its values."""
+
+    num: int
+    path: Path  # where its record is, and from which byte on
+    offset: int
+    seq: int
+    names: tuple[str, ...]  # of all its values, in order
+    pending: Sequence[Pending]
 
 
 class Writer:
@@ -33,27 +53,39 @@ class Writer:
         store: the claimed run; from here on only this uses it.
         journal: the attempt's empty journal.
         attempt: its number.
+        spill: the folder where the journal goes on while its own can't be written.
+        interval_s: how long calls are gathered.
 
     Attributes:
         lock: held around `put`. It can be taken again by the thread that has it, so a signal handler may log; the
-            writing thread takes it only to look at three numbers, never around a disk.
+            writing thread takes it only to look at some numbers, never around a slow disk.
+        arrived: told of values that came from a device, in the writing thread.
     """
 
-    def __init__(self, store: RunStore, journal: Journal, attempt: int, interval_s: float = INTERVAL_S) -> None:
+    arrived: Callable[[dict[str, Scalar]], None]
+
+    def __init__(
+        self, store: RunStore, journal: Journal, attempt: int, spill: Path | None = None, interval_s: float = INTERVAL_S
+    ) -> None:
         self.lock = threading.RLock()
         self._store = store
         self._journal = journal
+        self._home = journal.folder
+        self._spill = spill
         self.attempt = attempt
         self._interval_s = interval_s
         self._num = 0  # of the last record that was put
         self._folded = 0  # of the last record that is in run.db
         self._offset = 0  # where it ends in the journal
         self._full: list[Path] = []  # journal files that get no more records and are not all folded yet
-        self._unwritten: list[Record] = []  # what the journal did not take
+        self._unwritten: list[Record] = []  # what no journal took
+        self._late: deque[_Late] = deque()
+        self._arrived: dict[int, tuple[tuple[str, ...], dict[str, Scalar]]] = {}  # by seq, of calls to be folded
         self._warned: set[str] = set()
         self._error: Exception | None = None
         self._idle = False
         self._stopping = False
+        self._home_again_at = 0.0  # monotonic
         # SimpleQueue.put may be interrupted by itself (a signal handler that logs), an Event's set may not.
         self._wake: SimpleQueue[None] = SimpleQueue()
         self._passed = threading.Condition()
@@ -73,18 +105,47 @@ class Writer:
                 self._idle = False
                 self._wake.put(None)
 
+    def put_late(self, call: tuple[int, int, float, int, dict[str, Scalar]], pending: Sequence[Pending]) -> None:
+        """
+        Journal a call of which some values are still on their way from a device; they follow when they are here.
+
+        Args:
+            call: as in a CALL record; the values that are on their way have the place of theirs held by None.
+        """
+        seq, step, at, flags, values = call
+        late = {name for values_of_one in pending for name in values_of_one.names}
+        here = {name: value for name, value in values.items() if name not in late}
+        with self.lock:
+            place = self._journal.path, self._journal.size_bytes
+            self._late.append(_Late(self._num + 1, *place, seq, tuple(values), pending))
+            self.put(journal.CALL, seq, step, at, flags, here)
+
     def _keep(self, record: Record, error: OSError) -> None:
-        if len(self._unwritten) < MEMORY_CALLS:
-            self._unwritten.append(record)
-        else:
-            self._num -= 1
-            self._warn(
-                "memory", f"{MEMORY_CALLS} calls wait in memory and nothing can be written: from here on they are lost"
-            )
-        self._warn(
-            "journal",
-            f"{self._journal.path} can't be written ({error.strerror}); calls are kept in memory until it can",
-        )
+        """Keep a record that the journal did not take: in a journal elsewhere, else in memory."""
+        if self._spill is not None and self._journal.folder != self._spill:
+            try:
+                self._full.append(self._journal.rotate(self._spill))
+                self._journal.append(record)
+                self._home_again_at = time.monotonic() + _HOME_AGAIN_S
+                text = f"{self._home} can't be written ({error.strerror}); the journal goes on in {self._spill}"
+                return self._warn("journal", text)
+            except OSError as worse:
+                error = worse
+        self._unwritten.append(record)
+        where = f"{self._journal.folder} can't be written ({error.strerror})"
+        self._warn("memory", f"{where}; calls are kept in memory until it can")
+        if len(self._unwritten) > MEMORY_CALLS:
+            self._thin()
+
+    def _thin(self) -> None:
+        """Give up every second call of those in memory, so that what is kept still spans the whole time."""
+        calls = [record for record in self._unwritten if record[1] == journal.CALL]
+        given_up = {record[0] for record in calls[1::2]}
+        text = f"{MEMORY_CALLS} calls wait in memory and nothing can be written: every second one is given up"
+        self._warn("lost", text)
+        self._num += 1
+        gap = (self._num, journal.GAP, calls[0][2], time.time(), len(given_up), "nothing could be written")
+        self._unwritten = [record for record in self._unwritten if record[0] not in given_up] + [gap]
 
     def _warn(self, topic: str, text: str) -> None:
         if topic not in self._warned:
@@ -120,12 +181,33 @@ class Writer:
             logger.warning("%s still can't be written; the calls stay in %s", self._store.path, self._journal.path)
             return False
         done = self._folded == self._num
+        if not done and self._unwritten:
+            self._rescue()
         self._journal.close()
         self._store.close()
         if done:
             for path in (*self._full, self._journal.path):
-                path.unlink(missing_ok=True)
+                self._remove(path)
         return done
+
+    def _rescue(self) -> None:
+        """Try once more to journal what is only in memory: it goes with the process."""
+        lost = 0
+        for record in self._unwritten:
+            try:
+                self._journal.append(record)
+            except OSError:
+                lost += record[1] == journal.CALL
+        if lost:
+            logger.warning("%d calls could be written nowhere and are lost with this process", lost)
+
+    def _remove(self, path: Path) -> None:
+        path.unlink(missing_ok=True)
+        if path.parent != self._store.path.parent:
+            try:
+                path.parent.rmdir()  # of scratch, where nobody else would
+            except OSError:
+                pass  # there is more in it
 
     @property
     def unused(self) -> bool:
@@ -138,7 +220,7 @@ class Writer:
         self._wake.put(None)
         self._thread.join()
         self._journal.close()
-        self._journal.path.unlink(missing_ok=True)
+        self._remove(self._journal.path)
         return self._store
 
     def forget(self) -> None:
@@ -150,9 +232,13 @@ class Writer:
 
     def _work(self) -> None:
         backoff_s = _BACKOFF_S[0]
+        late_until: float | None = None
         while True:
             stopping = self._stopping
+            if stopping and late_until is None:
+                late_until = time.monotonic() + LATE_S
             try:
+                self._receive(late_until)
                 more = self._pass()
                 self._error = None
                 backoff_s = _BACKOFF_S[0]
@@ -173,7 +259,9 @@ class Writer:
                 if self._folded == self._num:  # else a call came in between and saw nobody idle
                     self._sleep(HEARTBEAT_S)
                 self._idle = False
-            elif not more and not self._stopping:
+            elif stopping:
+                self._sleep(_LATE_POLL_S if self._late else 0.0)
+            elif not more:
                 self._sleep(self._interval_s)
 
     def _sleep(self, seconds: float) -> None:
@@ -185,17 +273,62 @@ class Writer:
         except Empty:
             pass
 
+    def _receive(self, until: float | None) -> None:
+        """Journal the values that have come from a device; after *until* (monotonic) the others are given up."""
+        while self._late:
+            first = self._late[0]
+            values: dict[str, Scalar] = {}
+            for pending in first.pending:
+                try:
+                    found = pending.read()
+                    if found is None and until is not None and time.monotonic() > until:
+                        raise TimeoutError(f"not there after {LATE_S:.0f} s")
+                except Exception as error:
+                    names = ", ".join(pending.names)
+                    self._warn("late", f"{names}: a value on a device could not be read ({error}); it is not logged")
+                    found = {}
+                if found is None:
+                    return
+                values.update(found)
+            self._arrived[first.seq] = first.names, values
+            self.arrived(values)
+            self.put(journal.VALUES, first.seq, values)  # for who reads the journal if this process does not get to it
+            self._late.popleft()
+
+    def _whole(self, record: Record) -> Record:
+        """Return a call's record with the values that came after it was journalled, in their places."""
+        if record[1] == journal.CALL and (arrived := self._arrived.get(record[2])) is not None:
+            names, late = arrived
+            values = {**record[6], **late}
+            return (*record[:6], {name: values[name] for name in names if name in values})
+        return record
+
     def _pass(self) -> bool:
         """Fold in what there is, a MiB of journal at most; True if a whole transaction's worth is still left."""
         with self.lock:
-            end, extra, target = self._journal.size_bytes, self._unwritten[:], self._num
+            target = self._num
+            files = [(path, None) for path in self._full] + [(self._journal.path, self._journal.size_bytes)]
+            extra, self._unwritten = self._unwritten, []
+            if self._late:  # calls are folded in whole, and in order: only what is before it
+                first = self._late[0]
+                target = first.num - 1
+                before = [path for path, _ in files].index(first.path)
+                files[before:] = [(first.path, first.offset)]
+        try:
+            return self._fold(files, extra, target)
+        except BaseException:
+            with self.lock:
+                self._unwritten = extra + self._unwritten
+            raise
+
+    def _fold(self, files: Sequence[tuple[Path, int | None]], extra: list[Record], target: int) -> bool:
+        """Fold in what *files* hold and those of *extra* that are not behind it; the others go back into memory."""
         records: list[Record] = []
         read_up: list[Path] = []
         offset = self._offset
-        for path, limit in [*((path, None) for path in self._full), (self._journal.path, end)]:
+        for path, limit in files:
             progress = True
-            # What is only in memory has its place among all the others, so then all of them are read.
-            while progress and (extra or not records):
+            while progress and not records:
                 found, after, _ = journal.read(path, offset, limit)
                 progress = after != offset
                 records += found
@@ -205,26 +338,35 @@ class Writer:
             if limit is None:
                 read_up.append(path)
                 offset = 0
-        records = sorted(records + extra, key=itemgetter(0))
+        upto = records[-1][0] if progress else target
+        later = [record for record in extra if record[0] > upto]
+        if len(later) < len(extra):
+            records = sorted(records + [record for record in extra if record[0] <= upto], key=itemgetter(0))
+        if self._arrived:
+            records = [self._whole(record) for record in records]
         for start in range(0, len(records) or 1, CALLS_A_TRANSACTION):
             self._store.append(self.attempt, records[start : start + CALLS_A_TRANSACTION], time.time())
-        if not progress:
-            self._folded = target  # all was read; an interrupt in `put` may have left a number without a record
-        elif records:
-            self._folded = max(self._folded, records[-1][0])
         with self.lock:
-            del self._unwritten[: len(extra)]
+            self._unwritten = later + self._unwritten
+            for path in read_up:
+                self._full.remove(path)
         for path in read_up:
-            self._full.remove(path)
             path.unlink(missing_ok=True)
+        self._folded = target if not progress else max(self._folded, upto)
         self._offset = offset
-        if not self._full and offset >= journal.ROTATE_BYTES:
-            self._rotate()
+        for record in records if self._arrived else ():
+            self._arrived.pop(record[2], None)
+        self._move_on(offset)
         return target - self._folded >= CALLS_A_TRANSACTION
 
-    def _rotate(self) -> None:
+    def _move_on(self, read_bytes: int) -> None:
+        """Begin a new journal file where the old one has grown, or lies where it should not."""
+        away = self._journal.folder != self._home and time.monotonic() > self._home_again_at
+        if self._late or self._full or not (away or read_bytes >= journal.ROTATE_BYTES):
+            return
         try:
             with self.lock:
-                self._full.append(self._journal.rotate())
+                self._full.append(self._journal.rotate(self._home))
         except OSError as error:
-            self._warn("rotate", f"no new journal in {self._journal.folder} ({error.strerror}); the old one grows on")
+            self._home_again_at = time.monotonic() + _HOME_AGAIN_S
+            self._warn("rotate", f"no new journal in {self._home} ({error.strerror}); the old one grows on")
