@@ -23,6 +23,7 @@ OURS = re.compile(
 """Variables by which a machine that runs the tests could tell us of a job of its own."""
 
 Start = Callable[..., "subprocess.Popen[str]"]
+Python = Callable[..., str]
 
 
 @pytest.fixture(autouse=True)
