@@ -25,6 +25,7 @@ ARROWS: dict[str, set[str]] = {
     "rank": {"errors"},
     "migrations": {"errors"},
     "host": {"errors"},
+    "filesystem": {"errors"},
     "journal": {"values", "errors"},
     "store": {"journal", "migrations", "values", "host", "errors"},
     "writer": {"store", "journal", "host", "errors"},
