@@ -7,6 +7,7 @@ import errno
 import fcntl
 import os
 import re
+import stat
 import sys
 import tempfile
 import uuid
@@ -314,6 +315,21 @@ def scratch(environ: Mapping[str, str] = os.environ) -> Path:
         if text and _writable(folder := Path(text).absolute()) and not _look(existing(folder)).network:
             return folder
     return Path(tempfile.gettempdir()).absolute()
+
+
+def private(scratch: Path) -> Path:
+    """
+    Return this user's own folder in *scratch*, which others may write to; made on the first call.
+
+    Raises:
+        OSError: it can't be made.
+    """
+    folder = scratch / f"offline_tracker-{os.getuid()}"
+    folder.mkdir(mode=0o700, parents=True, exist_ok=True)
+    found = folder.lstat()
+    if not stat.S_ISDIR(found.st_mode) or found.st_uid != os.getuid():
+        return Path(tempfile.mkdtemp(prefix="offline_tracker-", dir=scratch))  # somebody else took the name
+    return folder
 
 
 def _writable(folder: Path) -> bool:

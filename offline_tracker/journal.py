@@ -162,16 +162,19 @@ def parse(data: bytes) -> tuple[list[Record], int, int]:
     records: list[Record] = []
     at = used = torn = 0
     total = len(data)
-    while at + HEADER.size <= total:
-        magic, length, checksum = HEADER.unpack_from(data, at)
-        start = at + HEADER.size
+    # The writer reads all that it has written while training waits for the interpreter: no look-up in vain.
+    unpack, crc32, loads, append, head = HEADER.unpack_from, zlib.crc32, marshal.loads, records.append, HEADER.size
+    while (start := at + head) <= total:
+        magic, length, checksum = unpack(data, at)
+        end = start + length
         # A power cut may leave zeros behind a magic, and those would agree: the checksum of nothing is 0.
-        if magic == MAGIC and 0 < length <= total - start:
-            payload = data[start : start + length]
-            if zlib.crc32(payload) == checksum:
-                records.append(marshal.loads(payload))
-                torn += at - used
-                at = used = start + length
+        if magic == MAGIC and start < end <= total:
+            payload = data[start:end]
+            if crc32(payload) == checksum:
+                append(loads(payload))
+                if at != used:
+                    torn += at - used
+                at = used = end
                 continue
         # A torn record, or the end of the file. Only a whole record further on proves that it is the former.
         at = data.find(MAGIC, at + 1)

@@ -9,6 +9,7 @@ import re
 import secrets
 import string
 import sys
+import tempfile
 import time
 import uuid
 from collections.abc import Mapping, Sequence
@@ -16,7 +17,7 @@ from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
-from . import curve, requeue
+from . import curve, filesystem, requeue
 from . import rank as ranks  # init() has a parameter of that name
 from .errors import RunExists, RunNotFound, StoreError, TrackerError, UsageError
 from .host import Holder, environment
@@ -24,7 +25,7 @@ from .journal import Journal
 from .run import NullRun, Run
 from .store import RunInfo, Runs, RunStore, check_id
 from .values import to_json
-from .writer import Writer
+from .writer import INTERVAL_S, NETWORK_INTERVAL_S, Writer
 
 logger = logging.getLogger("offline_tracker")
 
@@ -151,11 +152,13 @@ def _begin(
         runs.create(info)
     store = RunStore(runs.folder(run_id) / "run.db")
     try:
-        folder = _journal_folder(runs, info)
+        place = filesystem.inspect(runs.path)
+        folder, spill = _journal_folders(runs, info, place.network)
         attempt = store.claim(
             Holder.current(),
             started_at=started_at,
-            journal=folder.resolve(),
+            journal=folder,
+            spill=spill,
             launch=requeue.launch_key(),
             requeue=requeue.requeue_key(),
             reason=reason,
@@ -176,7 +179,7 @@ def _begin(
     except BaseException:
         store.close()
         raise
-    writer = Writer(store, journal, attempt)
+    writer = Writer(store, journal, attempt, spill, NETWORK_INTERVAL_S if place.network else INTERVAL_S)
     hint = (
         f"nothing in its first call shows which checkpoint it went on from, so its rows follow step {last_step}; "
         f"if that is wrong: tracker rewind {run_id} --step N --runs {runs.path}"
@@ -231,14 +234,18 @@ def _copy_prefix(run: Run, runs: Runs, source: str, step: int) -> None:
     logger.info("run %s begins with the rows of %s up to step %d", run._info.id, source, step)
 
 
-def _journal_folder(runs: Runs, info: RunInfo) -> Path:
-    scratch = os.environ.get("OFFLINE_TRACKER_SCRATCH")
-    if not scratch:
-        return runs.folder(info.id)
-    # Nobody else's: another runs folder on this node may have a run of this id.
-    folder = Path(scratch) / "offline_tracker" / f"{info.id}-{info.uuid}"
-    folder.mkdir(parents=True, exist_ok=True)
-    return folder
+def _journal_folders(runs: Runs, info: RunInfo, network: bool) -> tuple[Path, Path]:
+    """
+    Return where the journal lies, and where it goes on if it can't be written there.
+
+    It lies in the run's folder; in node-local scratch where a server could hang, or $OFFLINE_TRACKER_SCRATCH says so.
+    """
+    name = f"{info.id}-{info.uuid}"  # of another runs folder there may be a run of this id on this node
+    home = runs.folder(info.id).resolve()
+    if network or os.environ.get("OFFLINE_TRACKER_SCRATCH"):
+        home = filesystem.private(filesystem.scratch()) / name
+        home.mkdir(mode=0o700, exist_ok=True)
+    return home, filesystem.private(Path(tempfile.gettempdir()).absolute()) / name
 
 
 def _null_run(info: RunInfo, runs: Runs, run_id: str | None) -> NullRun:

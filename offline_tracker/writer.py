@@ -23,6 +23,7 @@ from .values import Scalar
 logger = logging.getLogger("offline_tracker")
 
 INTERVAL_S = 0.2
+NETWORK_INTERVAL_S = 1.0
 """How long calls are gathered while more keep coming; readers are so far behind, training never waits for it."""
 CALLS_A_TRANSACTION = 1000
 MEMORY_CALLS = 200_000
