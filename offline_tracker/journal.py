@@ -17,7 +17,7 @@ import zlib
 from pathlib import Path
 from typing import Any
 
-CALL, MARK, REWIND, CONFIG, SUMMARY, DEFINE, ALERT, META, END = range(9)
+CALL, MARK, REWIND, CONFIG, SUMMARY, DEFINE, ALERT, META, END, VALUES, GAP = range(11)
 """
 What a record says. All begin with ``(num, kind)``, num counting up from 1 in an attempt:
 
@@ -31,6 +31,8 @@ DEFINE   metric or glob, JSON
 ALERT    time, seq, title, text, level
 META     {name, notes, tags...: JSON}
 END      time, exit code
+VALUES   seq of an earlier call, {name: value}: values of it that came late
+GAP      seq of the last call before it, time, how many calls were lost there, reason
 ======== ===========================================================================
 """
 
