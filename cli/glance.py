@@ -9,9 +9,9 @@ from typing import Any
 
 from offline_tracker import curve
 from offline_tracker.curve import Span
-from offline_tracker.store import Call, RunReader
+from offline_tracker.store import Call, Gap, RunReader
 
-from .words import duration, number, shown
+from .words import duration, number, plural, shown
 
 _WINDOWS = (200, 2_000, 20_000)
 """How many calls are read from the end until a loss is among them."""
@@ -56,6 +56,16 @@ def eta_text(left: tuple[float, str] | None) -> str:
     return duration(left[0]) if left[1] == "training" else f"{number(left[0] / 60, 3)}min (epoch)"
 
 
+def gaps_text(lost: Sequence[int]) -> str:
+    """Return how many calls were lost, given for each gap, such as "2 gaps, 1200 calls lost"; "" if none was."""
+    return f"{plural(len(lost), 'gap')}, {plural(sum(lost), 'call')} lost" if lost else ""
+
+
+def gap_json(gap: Gap) -> dict[str, Any]:
+    """Return a gap for JSON."""
+    return {"after_call": gap.seq, "time": gap.time, "calls": gap.calls, "why": gap.reason}
+
+
 def clip(spans: Iterable[Span], first: int, last: int | None = None) -> list[Span]:
     """Return the parts of *spans* from call *first* to *last*."""
     top = max((span.last for span in spans), default=0) if last is None else last
@@ -87,6 +97,7 @@ class Glance:
     lr: Any
     left: tuple[float, str] | None
     last_at: float
+    gaps: Sequence[Gap] = ()
 
 
 def newest(reader: RunReader, spans: Sequence[Span]) -> tuple[dict[str, tuple[int, Any]], Call | None]:
@@ -128,4 +139,5 @@ def glance(reader: RunReader) -> Glance:
         lr=values[lr][1] if lr is not None else None,
         left=time_left(values) if state == "running" else None,
         last_at=max(started_at, last.time) if last else started_at,
+        gaps=reader.gaps,
     )

@@ -10,7 +10,7 @@ import typer
 from offline_tracker.errors import StoreError
 
 from .common import Chosen, JsonOption, RunsArgument, chosen, links_in, reading, runs_folder
-from .glance import Glance, eta_text, glance
+from .glance import Glance, eta_text, gap_json, gaps_text, glance
 from .words import PIPED_WIDTH, age, clean, number, put, terminal, to_json, warn
 
 STYLES = {"running": "green", "stalled": "yellow", "finished": "blue", "failed": "red", "crashed": "red"}
@@ -68,6 +68,7 @@ def _document(found: Glance, synced: list[dict[str, Any]]) -> dict[str, Any]:
         "eta_s": left,
         "eta_of": of,
         "last_write_at": found.last_at,
+        "gaps": [gap_json(gap) for gap in found.gaps],
         "synced": synced,
     }
 
@@ -79,7 +80,7 @@ def _print(seen: list[tuple[Glance, list[dict[str, Any]]]], broken: dict[str, st
 
     rows = [_cells(found, synced) for found, synced in seen]
     rows += [{"run": clean(run), "state": "unreadable"} for run in broken]
-    columns = ["run", "name", "project", "state", "tries", "step", "loss", "lr", "eta", "age", "synced"]
+    columns = ["run", "name", "project", "state", "tries", "step", "loss", "lr", "eta", "age", "gaps", "synced"]
     columns = [column for column in columns if any(row.get(column) for row in rows)]
     console = terminal()
     for dropped in ("", *_DROPPED_FIRST):
@@ -120,6 +121,7 @@ def _cells(found: Glance, synced: list[dict[str, Any]]) -> dict[str, str]:
         "lr": number(found.lr, 4),
         "eta": eta_text(found.left),
         "age": age(time.time() - found.last_at),
+        "gaps": gaps_text([gap.calls for gap in found.gaps]),
         "synced": ", ".join(_synced(link, found.step) for link in synced) or "-",
     }
 

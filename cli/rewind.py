@@ -10,7 +10,7 @@ from typing import Annotated, NamedTuple
 import typer
 
 from offline_tracker import curve
-from offline_tracker.errors import RunBusy, StoreError, TrackerError, UsageError
+from offline_tracker.errors import StoreError, TrackerError, UsageError
 from offline_tracker.store import RunReader, RunStore
 
 from .common import Chosen, RunArgument, RunsOption, named, reading
@@ -80,8 +80,7 @@ def _rows(reader: RunReader) -> int:
 def _refuse_if_alive(reader: RunReader) -> None:
     last = reader.attempts[-1] if reader.attempts else None
     if last is not None and last.alive():
-        holder = last.holder
-        raise RunBusy(f"run {reader.info.id!r} is being written by pid {holder.pid} on {holder.host}; end that first")
+        raise last.busy(reader.info.id)
 
 
 def _place(reader: RunReader, end: bool) -> _Place:

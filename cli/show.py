@@ -10,7 +10,7 @@ from offline_tracker import curve
 from offline_tracker.store import RunReader
 
 from .common import JsonOption, RunArgument, RunsOption, links_in, named, reading
-from .glance import eta_text, time_left
+from .glance import eta_text, gap_json, gaps_text, time_left
 from .ls import STYLES, link_json
 from .words import clean, distinct, moment, number, put, to_json
 
@@ -81,6 +81,7 @@ def _document(reader: RunReader) -> dict[str, Any]:
             {"after_call": rewind.seq, "step": rewind.step, "time": rewind.time, "why": rewind.reason}
             for rewind in reader.rewinds
         ],
+        "gaps": [gap_json(gap) for gap in reader.gaps],
         "marks": {
             "count": len(reader.marks),
             "newest": _mark(reader) if reader.marks else None,
@@ -135,6 +136,11 @@ def _print(document: Mapping[str, Any]) -> None:
         _heading("Rewinds")
         rows = [[item["after_call"], item["step"], moment(item["time"]), item["why"]] for item in document["rewinds"]]
         put(_table(["after call", "back to step", "at", "why"], rows))
+    if document["gaps"]:
+        _heading("Gaps")
+        put(Text(gaps_text([item["calls"] for item in document["gaps"]])))
+        rows = [[item["after_call"], item["calls"], moment(item["time"]), item["why"]] for item in document["gaps"]]
+        put(_table(["after call", "calls lost", "at", "why"], rows))
     if document["marks"]["count"]:
         _heading("Checkpoints")
         newest = document["marks"]["newest"]

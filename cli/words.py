@@ -77,6 +77,11 @@ def age(seconds: float) -> str:
     return f"{max(0, int(seconds))}s"
 
 
+def plural(count: int, thing: str) -> str:
+    """Return how many of a thing there are, such as "1 gap" or "2 gaps"."""
+    return f"{count} {thing}" if count == 1 else f"{count} {thing}s"
+
+
 def moment(at: float | None, style: str = "%Y-%m-%d %H:%M:%S") -> str:
     """Return a time (unix seconds) on this machine's clock."""
     return "" if at is None else time.strftime(style, time.localtime(at))

@@ -11,9 +11,15 @@ from collections.abc import Mapping
 from dataclasses import dataclass
 from pathlib import Path
 
+from .errors import UsageError
+
 HEARTBEAT_S = 10.0
 STALE_S = 45.0
-"""A holder on another host counts as dead when its heartbeat did not move for so long: four beats and a slow commit."""
+"""
+A holder on another host counts as dead when its heartbeat did not move for so long: four beats and a slow commit.
+$OFFLINE_TRACKER_STALE_S says otherwise, see `stale_s`.
+"""
+_MIN_STALE_S = 20.0
 
 
 @dataclass(frozen=True)
@@ -51,7 +57,26 @@ class Holder:
     def holds_since(self, beat_at: float) -> bool:
         """Whether it still holds what it took: known on its own host, elsewhere judged by its heartbeat, unix seconds."""
         known = self.alive()
-        return time.time() - beat_at < STALE_S if known is None else known
+        return time.time() - beat_at < stale_s() if known is None else known
+
+
+def stale_s(environ: Mapping[str, str] = os.environ) -> float:
+    """
+    Return the seconds without a heartbeat after which a holder on another host counts as dead.
+
+    Raises:
+        UsageError: $OFFLINE_TRACKER_STALE_S is not a number of 20 or more: a beat may be late once.
+    """
+    text = environ.get("OFFLINE_TRACKER_STALE_S")
+    if not text:
+        return STALE_S
+    try:
+        seconds = float(text)
+    except ValueError:
+        seconds = 0.0
+    if not _MIN_STALE_S <= seconds < float("inf"):
+        raise UsageError(f"OFFLINE_TRACKER_STALE_S={text!r}: use a number of seconds, {_MIN_STALE_S:.0f} or more")
+    return seconds
 
 
 def _boot() -> str:

@@ -63,10 +63,31 @@ def m001_runs_calls_points(db: Database) -> None:
     )
 
 
-VERSION = 1
+@RUN()  # type: ignore[untyped-decorator]
+def m002_spills_modes_gaps(db: Database) -> None:
+    db.executescript(
+        """
+        ALTER TABLE attempt ADD COLUMN spill TEXT NOT NULL DEFAULT '';  -- the folder where its journal may go on
+        ALTER TABLE attempt ADD COLUMN mode TEXT NOT NULL DEFAULT '';   -- segments, or '': this file is the live one
+        -- So many calls behind call seq were lost.
+        CREATE TABLE gap (
+            id INTEGER PRIMARY KEY, seq INTEGER NOT NULL, time REAL NOT NULL, calls INTEGER NOT NULL, reason TEXT NOT NULL
+        );
+        """
+    )
+
+
+VERSION = 2
 
 
 def migrate(connection: sqlite3.Connection) -> None:
-    """Bring a run.db (also an empty one) up to `VERSION`."""
-    RUN.apply(Database(connection))
-    connection.execute(f"PRAGMA user_version = {VERSION}")
+    """Bring a run.db (also an empty one) up to `VERSION`, wholly or not at all; others may do so at the same time."""
+    connection.execute("BEGIN IMMEDIATE")
+    try:
+        RUN.apply(Database(connection))
+        connection.execute(f"PRAGMA user_version = {VERSION}")
+        connection.execute("COMMIT")
+    except BaseException:
+        if connection.in_transaction:
+            connection.execute("ROLLBACK")
+        raise

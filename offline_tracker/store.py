@@ -16,18 +16,21 @@ import os
 import re
 import shutil
 import sqlite3
+import sys
 import tempfile
 import time
 import uuid
 from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
+from functools import lru_cache
+from itertools import chain, cycle, repeat
 from operator import itemgetter
 from pathlib import Path
 from typing import Any, NamedTuple
 
 from . import journal
 from .errors import BadName, NewerSchema, RunBusy, RunExists, RunNotFound, StoreError
-from .host import Holder
+from .host import Holder, stale_s
 from .journal import Record
 from .values import NAN, TEXT, Scalar, clean_text, decode, encode, to_json
 
@@ -37,14 +40,26 @@ CLOSES = 1
 EXPLICIT = 2
 """Flags of a call: it closes its row; its step was given by the caller."""
 
-SCHEMA_VERSION = 1
+SCHEMA_VERSION = 2
 _ID = re.compile(r"[A-Za-z0-9_-]{1,64}")
-_ROWS_A_STATEMENT = 64
+_ROWS = (1000, *(1 << bit for bit in range(9, -1, -1)))
+"""
+How many rows one INSERT has: what the writer puts into a transaction, and below that powers of two. Preparing a
+statement costs more than running it, so there are few of them.
+"""
+_VARIABLES = 8_000
+"""At most so many in a statement, or as many as the library takes; a prepared one has about 150 bytes for each."""
+_STATEMENTS = 48
+"""How many stay prepared."""
+_ALIKE = 8
+"""So many calls with the same metrics are worth a statement of their own."""
 _CALLS_A_READ = 5_000
 _NO_CAP = 2**63 - 1
 _POINTS = "CROSS JOIN point p ON p.seq = c.seq"
 _META = {"name": "name", "project": "project", "entity": "entity", "group": "run_group", "job_type": "job_type"}
 _META |= {"notes": "notes", "tags": "tags", "total_steps": "total_steps"}
+
+_WITH_SEQ = (journal.CALL, journal.VALUES)
 
 Spans = Sequence[tuple[int, int, int | None]]
 """Live stretches of calls: first seq, last seq, and the highest step that holds in between (None: all)."""
@@ -81,6 +96,15 @@ class Mark(NamedTuple):
     name: str | None
 
 
+class Gap(NamedTuple):
+    """So many *calls* behind call *seq* were lost."""
+
+    seq: int
+    time: float
+    calls: int
+    reason: str
+
+
 @dataclass(frozen=True)
 class RunInfo:
     """What a run is; *uuid* is unique for ever, the id only in its folder. *created_at* in unix seconds."""
@@ -101,7 +125,16 @@ class RunInfo:
 
 @dataclass(frozen=True)
 class Attempt:
-    """One process life of a run; times in unix seconds, *after_seq* is the run's last call before it."""
+    """
+    One process life of a run; times in unix seconds.
+
+    Attributes:
+        after_seq: the run's last call before it.
+        journal: the folder of its journal.
+        spill: the folder where the journal may go on when it can't be written there.
+        folded: number of the last journal record that is in run.db.
+        mode: "segments", or "" where run.db itself is written.
+    """
 
     number: int
     holder: Holder
@@ -117,10 +150,24 @@ class Attempt:
     reason: str
     config: Mapping[str, Any]
     environment: Mapping[str, Any]
+    spill: Path | None = None
+    mode: str = ""
 
     def alive(self) -> bool:
         """Whether its process still writes: known on its own host, elsewhere judged by the heartbeat."""
         return self.ended_at is None and self.holder.holds_since(self.heartbeat_at)
+
+    def busy(self, run_id: str) -> RunBusy:
+        """Return the error that says who holds the run, and where only the heartbeat tells how old that is."""
+        since = time.strftime("%Y-%m-%d %H:%M:%S", time.localtime(self.started_at))
+        text = f"run {run_id!r} is being written by pid {self.holder.pid} on {self.holder.host} since {since}"
+        if self.holder.alive() is None:
+            age = max(0.0, time.time() - self.heartbeat_at)
+            text += (
+                f" (last sign of life {age:.0f} s ago; it counts as dead after {stale_s():.0f} s without one,"
+                " $OFFLINE_TRACKER_STALE_S)"
+            )
+        return RunBusy(f"{text}; end that process, or use another id")
 
 
 def check_id(run_id: str) -> str:
@@ -258,7 +305,14 @@ def _fsync(path: Path) -> None:
 
 def _connect(path: Path, mode: str, timeout_s: float = 10.0) -> sqlite3.Connection:
     uri = f"{path.resolve().as_uri()}?mode={mode}"
-    return sqlite3.connect(uri, uri=True, timeout=timeout_s, isolation_level=None, check_same_thread=False)
+    return sqlite3.connect(
+        uri,
+        uri=True,
+        timeout=timeout_s,
+        isolation_level=None,
+        check_same_thread=False,
+        cached_statements=_STATEMENTS,
+    )
 
 
 def _check_schema(connection: sqlite3.Connection, path: Path) -> int:
@@ -308,6 +362,7 @@ class RunStore:
             self._db.execute("PRAGMA journal_mode = TRUNCATE")
             self._db.execute("PRAGMA synchronous = FULL")
             self._metrics = dict(self._db.execute("SELECT name, id FROM metric").fetchall())
+            self._variables = _variables(self._db)
         except StoreError:
             self._db.close()
             raise
@@ -334,7 +389,8 @@ class RunStore:
         The journals of dead attempts are folded in first.
 
         Args:
-            attempt: started_at, journal (folder), launch, requeue, reason, config, environment.
+            attempt: started_at, journal (folder), spill (folder, or nothing), launch, requeue, reason, config,
+                environment.
 
         Raises:
             RunBusy: another process that lives holds the run.
@@ -351,19 +407,17 @@ class RunStore:
         try:
             last = self._last_attempt()
             if last is not None and last.alive() and last.holder != holder:
-                since = time.strftime("%Y-%m-%d %H:%M:%S", time.localtime(last.started_at))
-                raise RunBusy(
-                    f"run {self.path.parent.name!r} is being written by pid {last.holder.pid} on {last.holder.host} "
-                    f"since {since}; end that process, or use another id"
-                )
+                raise last.busy(self.path.parent.name)
             number = 1 if last is None else last.number + 1
             self._db.execute(
                 "INSERT INTO attempt (id, host, boot, pid, pid_started, started_at, heartbeat_at, after_seq, journal,"
-                " launch, requeue, reason, config, environment) VALUES (?, ?, ?, ?, ?, ?, ?, ?, ?, ?, ?, ?, ?, ?)",
+                " spill, launch, requeue, reason, config, environment)"
+                " VALUES (?, ?, ?, ?, ?, ?, ?, ?, ?, ?, ?, ?, ?, ?, ?)",
                 (
                     *(number, holder.host, holder.boot, holder.pid, holder.started, attempt["started_at"]),
-                    *(attempt["started_at"], self.last_seq(), str(attempt["journal"]), attempt["launch"]),
-                    *(attempt["requeue"], attempt["reason"], attempt["config"], attempt["environment"]),
+                    *(attempt["started_at"], self.last_seq(), str(attempt["journal"]), str(attempt.get("spill") or "")),
+                    *(attempt["launch"], attempt["requeue"], attempt["reason"]),
+                    *(attempt["config"], attempt["environment"]),
                 ),
             )
             self._db.execute("COMMIT")
@@ -390,7 +444,7 @@ class RunStore:
         for attempt in _attempts(self._db, "WHERE ended_at IS NULL ORDER BY id"):
             if attempt.alive():
                 continue
-            for path in _journals_of(attempt, home):
+            for path in sorted(_journals_of(attempt, home), key=_first_num):
                 offset = 0
                 while True:
                     records, after, _ = journal.read(path, offset)
@@ -419,31 +473,42 @@ class RunStore:
         try:
             self._begin()
             folded = self._db.execute("SELECT folded FROM attempt WHERE id = ?", (attempt,)).fetchone()[0]
-            # A signal handler that logs may put its record before the one it came into: so a call is not passed over for
-            # its number; it can't come twice, for it has its seq.
-            fresh = [record for record in records if record[0] > folded or record[1] == journal.CALL]
-            new: int = sum(record[0] > folded for record in fresh)
-            fresh.sort(key=itemgetter(0))
-            calls: list[tuple[Any, ...]] = []
-            points: list[tuple[Any, ...]] = []
+            fresh = sorted(records, key=itemgetter(0))
+            new = len(fresh)
+            if fresh and fresh[0][0] <= folded:
+                # A signal handler that logs may put its record before the one it came into: so a call is not passed over
+                # for its number; it can't come twice, for it has its seq.
+                fresh = [record for record in fresh if record[0] > folded or record[1] in _WITH_SEQ]
+                new = sum(record[0] > folded for record in fresh)
+            calls: list[Any] = []
+            points: list[Any] = []
+            alike: dict[tuple[str, ...], list[Any]] = {}
             for record in fresh:
                 if record[1] == journal.CALL:
                     _, _, seq, step, at, flags, values = record
-                    calls.append((seq, step, at, flags))
-                    for name, value in values.items():
-                        metric = self._metrics.get(name) or self._metric(name)
-                        if type(value) is float and value == value:
-                            points.append((seq, metric, value, None))
-                        else:
-                            points.append((seq, metric, *encode(value)))
+                    calls += (seq, step, at, flags)
+                    for value in values.values():
+                        if type(value) is not float or value != value:
+                            points += self._rows(seq, values)
+                            break
+                    else:
+                        pairs = alike.get(names := tuple(values))
+                        if pairs is None:
+                            pairs = self._begin_alike(alike, names)
+                        for value in values.values():
+                            pairs += (seq, value)
+                elif record[1] == journal.VALUES:
+                    points += self._rows(*record[2:])
                 else:
                     try:
                         self._apply(attempt, record)
                     except (TypeError, ValueError, LookupError, OverflowError) as error:
                         # Nothing of this kind is journalled; if it was, it must not block all that is behind it.
                         logger.warning("%s: a record was passed over: %s: %r", self.path, error, record)
-            self._insert("call", calls)
-            self._insert("point", points)
+            self._insert("call", "(?, ?, ?, ?)", 4, calls)
+            for names, pairs in alike.items():
+                points += self._insert_alike(names, pairs)
+            self._insert("point", "(?, ?, ?, ?)", 4, points)
             if fresh:
                 folded = max(folded, fresh[-1][0])
             self._db.execute(
@@ -457,13 +522,38 @@ class RunStore:
             self._metrics = {}  # ids given out in the transaction that was rolled back
             raise StoreError(f"can't write {self.path}: {error}") from error
 
-    def _insert(self, table: str, rows: list[tuple[Any, ...]]) -> None:
-        # Rows of one statement share its overhead, and the GIL is let go of once, not 64 times (storage.md).
-        row = "(?, ?, ?, ?)"
-        for start in range(0, len(rows), _ROWS_A_STATEMENT):
-            part = rows[start : start + _ROWS_A_STATEMENT]
-            sql = f"INSERT OR IGNORE INTO {table} VALUES {', '.join([row] * len(part))}"
-            self._db.execute(sql, [value for values in part for value in values])
+    # What follows is all that the writer's thread does with the GIL held, and each statement hands the GIL over a few times:
+    # both delay log(). So there are no tuples for the rows, and few statements (see `_ROWS`).
+
+    def _rows(self, seq: int, values: Mapping[str, Scalar]) -> list[Any]:
+        """Return the points of a call as they are stored, one behind the other."""
+        rows: list[Any] = []
+        for name, value in values.items():
+            rows += (seq, self._metrics.get(name) or self._metric(name), *encode(value))
+        return rows
+
+    def _begin_alike(self, alike: dict[tuple[str, ...], list[Any]], names: tuple[str, ...]) -> list[Any]:
+        for name in names:  # now, so that metrics are numbered in the order in which they came
+            _ = self._metrics.get(name) or self._metric(name)
+        return alike.setdefault(names, [])
+
+    def _insert_alike(self, names: tuple[str, ...], pairs: list[Any]) -> list[Any]:
+        """Insert the calls of just these floats, ``seq, value`` each; of too few calls return the points instead."""
+        metrics = [self._metrics[name] for name in names]
+        size = 2 * len(names)
+        if len(pairs) < _ALIKE * size or size > self._variables:
+            return list(chain.from_iterable(zip(pairs[::2], cycle(metrics), pairs[1::2], repeat(None))))
+        self._insert("point", ", ".join(f"(?, {metric}, ?, NULL)" for metric in metrics), size, pairs)
+        return []
+
+    def _insert(self, table: str, row: str, size: int, flat: list[Any]) -> None:
+        """Insert *flat*, of which each *row* of SQL takes *size* values."""
+        at = 0
+        for rows in _ROWS if size else ():
+            while rows * size <= min(self._variables, len(flat) - at):
+                end = at + rows * size
+                self._db.execute(_insertion(table, row, rows), flat[at:end] if end - at < len(flat) else flat)
+                at = end
 
     def _metric(self, name: str) -> int:
         self._db.execute("INSERT OR IGNORE INTO metric (name) VALUES (?)", (name,))
@@ -502,6 +592,8 @@ class RunStore:
             for key, text in rest[0].items():
                 value = _clean(json.loads(text))
                 sql(f"UPDATE run SET {_META[key]} = ?", (json.dumps(value) if key == "tags" else value,))
+        elif kind == journal.GAP:
+            sql("INSERT INTO gap (seq, time, calls, reason) VALUES (?, ?, ?, ?)", rest)
         elif kind == journal.END:
             sql("UPDATE attempt SET ended_at = ?, exit_code = ? WHERE id = ?", (*rest, attempt))
 
@@ -627,6 +719,20 @@ class RunStore:
             self._db.execute("ROLLBACK")
 
 
+@lru_cache(maxsize=_STATEMENTS)
+def _insertion(table: str, row: str, rows: int) -> str:
+    return f"INSERT OR IGNORE INTO {table} VALUES {', '.join([row] * rows)}"
+
+
+def _variables(db: sqlite3.Connection) -> int:
+    """How many variables a statement may have here."""
+    if sys.version_info >= (3, 11):
+        limit = db.getlimit(sqlite3.SQLITE_LIMIT_VARIABLE_NUMBER)
+    else:
+        limit = 32766 if sqlite3.sqlite_version_info >= (3, 32) else 999
+    return min(limit, _VARIABLES)
+
+
 def _live(spans: Spans, join: str = "") -> str:
     """The calls ``c`` that hold, as the FROM and WHERE of a query; the numbers are ours, so they stand in the text."""
     if not spans:
@@ -651,14 +757,14 @@ def _rewinds(db: sqlite3.Connection) -> list[Rewind]:
 def _attempts(db: sqlite3.Connection, tail: str = "ORDER BY id") -> list[Attempt]:
     rows = db.execute(
         "SELECT id, host, boot, pid, pid_started, started_at, heartbeat_at, ended_at, exit_code, after_seq, journal,"
-        f" folded, launch, requeue, reason, config, environment FROM attempt {tail}"
+        f" folded, launch, requeue, reason, config, environment, spill, mode FROM attempt {tail}"
     ).fetchall()
     return [_attempt(*row) for row in rows]
 
 
 def _attempt(number: int, host: str, boot: str, pid: int, pid_started: int, *rest: Any) -> Attempt:
     started_at, heartbeat_at, ended_at, exit_code, after_seq, folder, *more = rest
-    folded, launch, requeue, reason, config, environment = more
+    folded, launch, requeue, reason, config, environment, spill, mode = more
     return Attempt(
         number,
         Holder(host, boot, pid, pid_started),
@@ -674,15 +780,28 @@ def _attempt(number: int, host: str, boot: str, pid: int, pid_started: int, *res
         reason,
         json.loads(config),
         json.loads(environment),
+        Path(spill) if spill else None,
+        mode,
     )
 
 
 def _journals_of(attempt: Attempt, home: Path) -> list[Path]:
-    """The journals of an attempt: in the run's folder, wherever that lies by now, or in this host's scratch."""
-    folders = {home, attempt.journal}
+    """
+    The journals of an attempt: in the run's folder, wherever that lies by now, in this host's scratch, and where they
+    went on when those could not be written.
+    """
+    folders = {home.resolve(), attempt.journal.resolve()}
+    if attempt.spill is not None:
+        folders.add(attempt.spill.resolve())
     return [
         path for folder in folders for path in journal.leftovers(folder) if journal.attempt_of(path) == attempt.number
     ]
+
+
+def _first_num(path: Path) -> int:
+    """The number of a journal's first record: those of several folders are folded in in this order."""
+    records, _, _ = journal.read(path)
+    return records[0][0] if records else 0
 
 
 def _size_bytes(path: Path) -> int:
@@ -730,6 +849,8 @@ class RunReader:
             self.marks = [
                 Mark(*row) for row in self._db.execute("SELECT seq, time, name FROM mark ORDER BY seq").fetchall()
             ]
+            gaps = self._db.execute("SELECT seq, time, calls, reason FROM gap ORDER BY seq, id").fetchall()
+            self.gaps = [Gap(*row) for row in gaps]
             self.last_seq: int = self._db.execute("SELECT coalesce(max(seq), 0) FROM call").fetchone()[0]
             self._db.execute("COMMIT")
         except (sqlite3.Error, OSError) as error:

@@ -273,6 +273,22 @@ def test_rewind_of_a_run_that_is_being_written_is_refused(
     assert [row["step"] for row in exported(tracker("export", "--format", "jsonl"))] == [0]
 
 
+def test_ls_and_show_tell_of_lost_calls(runs: Runs, tracker: Callable[..., str]) -> None:
+    record(runs, "a1", {"loss": 2.5})
+    assert "gap" not in tracker("ls").lower() + tracker("show", "a1").lower()
+    store = RunStore(runs.folder("a1") / "run.db")
+    lost = [(200, "the disk was full"), (1000, "the disk was full again")]
+    store.append(1, [(100 + calls, journal.GAP, 1, 5.0, calls, why) for calls, why in lost])
+    store.close()
+    assert "2 gaps, 1200 calls lost" in tracker("ls")
+    said = tracker("show", "a1")
+    assert "2 gaps, 1200 calls lost" in said
+    assert "the disk was full again" in said
+    (listed,), shown = json.loads(tracker("ls", "--json")), json.loads(tracker("show", "a1", "--json"))
+    assert listed["gaps"] == shown["gaps"]
+    assert [(gap["after_call"], gap["calls"], gap["why"]) for gap in shown["gaps"]] == [(1, *item) for item in lost]
+
+
 def test_ls_shows_runs_and_one_that_is_broken(runs: Runs, tracker: Callable[..., str]) -> None:
     record(runs, "a1", {"loss": 2.5, "lr": 0.001}, {"loss": 1.5, "lr": 0.0005}, name="first", project="p")
     record(runs, "b2", {"train/loss": 0.25}, total_steps=10)

@@ -5,6 +5,7 @@ from __future__ import annotations
 import contextlib
 import hashlib
 import json
+import math
 import os
 import random
 import resource
@@ -24,10 +25,11 @@ from typing import Any
 import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
+from sqlite_utils import Database
 
 import offline_tracker
-from offline_tracker import curve, journal
-from offline_tracker.errors import BadName, NewerSchema, RunBusy, RunExists, RunNotFound, StoreError
+from offline_tracker import curve, journal, migrations
+from offline_tracker.errors import BadName, NewerSchema, RunBusy, RunExists, RunNotFound, StoreError, UsageError
 from offline_tracker.host import STALE_S, Holder
 from offline_tracker.journal import Journal
 from offline_tracker.store import CLOSES, EXPLICIT, RunInfo, Runs, RunStore
@@ -43,9 +45,9 @@ def info(run_id: str = "a1", **more: Any) -> RunInfo:
     return RunInfo(run_id, uuid.uuid4().hex, 1_700_000_000.25, **more)
 
 
-def claim(store: RunStore, holder: Holder, started_at: float = 1.0) -> int:
-    texts = dict.fromkeys(("launch", "requeue", "reason"), "")
-    return store.claim(holder, started_at=started_at, journal=store.path.parent, config="{}", environment="{}", **texts)
+def claim(store: RunStore, holder: Holder, started_at: float = 1.0, **more: Any) -> int:
+    texts = {**dict.fromkeys(("launch", "requeue", "reason"), ""), "config": "{}", "environment": "{}"}
+    return store.claim(holder, **{"started_at": started_at, "journal": store.path.parent, **texts, **more})
 
 
 @contextlib.contextmanager
@@ -213,7 +215,7 @@ def test_find_takes_an_id_a_unique_beginning_and_names_what_is_close(runs: Runs)
 TABLES = {
     "run": "id uuid created_at project name entity run_group job_type notes tags config total_steps",
     "attempt": "id host boot pid pid_started started_at heartbeat_at ended_at exit_code after_seq journal folded launch"
-    " requeue reason config environment",
+    " requeue reason config environment spill mode",
     "metric": "id name definition",
     "call": "seq step time flags",
     "point": "seq metric value kind",
@@ -222,6 +224,7 @@ TABLES = {
     "summary": "name value",
     "alert": "id seq time title text level",
     "sample": "time name value",
+    "gap": "id seq time calls reason",
 }
 
 
@@ -240,7 +243,7 @@ def test_tables_and_columns_are_those_of_the_contract(runs: Runs) -> None:
     assert not [text for text in made.values() if "STRICT" in text or "GENERATED" in text.upper()]
     assert {row[1]: row[5] for row in sql(path, "PRAGMA table_info(point)")}["metric"] == 2
     assert {row[1]: row[5] for row in sql(path, "PRAGMA table_info(call)")}["seq"] == 1
-    assert sql(path, "PRAGMA user_version") == [(1,)]
+    assert sql(path, "PRAGMA user_version") == [(2,)]
 
 
 def test_the_file_is_never_in_wal_mode(runs: Runs) -> None:
@@ -264,6 +267,64 @@ def test_after_a_clean_finish_only_the_database_is_left(runs: Runs) -> None:
     offline_tracker.finish()
     left = {path.name: path.stat().st_size for path in runs.folder("a1").iterdir() if path.name != "run.db"}
     assert left in ({}, {"run.db-journal": 0})
+
+
+def make_version_1(runs: Runs) -> None:
+    """A run as the first version of this package left it."""
+    folder = runs.folder("a1")
+    folder.mkdir(parents=True)
+    with contextlib.closing(sqlite3.connect(folder / "run.db", isolation_level=None)) as db:
+        migrations.RUN.apply(Database(db), stop_before="m002_spills_modes_gaps")
+        db.execute("PRAGMA user_version = 1")
+        db.execute("INSERT INTO run (id, uuid, created_at) VALUES ('a1', 'u', 1.0)")
+        db.execute(
+            "INSERT INTO attempt VALUES (1, ?, ?, ?, ?, 1.0, 1.0, NULL, NULL, 0, ?, 1, '', '', '', '{}', '{}')",
+            (DEAD.host, DEAD.boot, DEAD.pid, DEAD.started, str(folder)),
+        )
+        db.execute("INSERT INTO metric (name) VALUES ('n')")
+        db.execute("INSERT INTO call VALUES (1, 0, 1.0, 1)")
+        db.execute("INSERT INTO point VALUES (1, 1, 0.5, NULL)")
+    ours = Journal(folder, 1)
+    ours.append((2, journal.CALL, 2, 1, 2.0, CLOSES, {"n": 1.5}))
+    ours.close()
+
+
+def test_a_run_of_an_older_version_is_read_untouched_and_moved_on_by_its_next_writer(runs: Runs) -> None:
+    make_version_1(runs)
+    before = fingerprint(runs.path)
+    with runs.read("a1") as reader:
+        assert rows_of(reader) == {0: {"n": 0.5}, 1: {"n": 1.5}}
+        assert (reader.gaps, reader.attempts[0].spill, reader.attempts[0].mode) == ([], None, "")
+    assert fingerprint(runs.path) == before
+    offline_tracker.init(dir=runs.path, id="a1", resume="must").log({"n": 2.5})
+    offline_tracker.finish()
+    assert sql(runs.folder("a1") / "run.db", "PRAGMA user_version") == [(2,)]
+    assert curve_of(runs, "a1") == {0: {"n": 0.5}, 1: {"n": 1.5}, 2: {"n": 2.5}}
+
+
+def test_of_several_that_move_a_run_on_at_once_none_fails(runs: Runs) -> None:
+    make_version_1(runs)
+    path = runs.folder("a1") / "run.db"
+    whole = path.read_bytes()
+    barrier = threading.Barrier(4)
+    failed: list[Exception] = []
+
+    def move_on() -> None:
+        barrier.wait()
+        try:
+            RunStore(path).close()
+        except Exception as error:
+            failed.append(error)
+
+    for _ in range(5):
+        path.write_bytes(whole)
+        threads = [threading.Thread(target=move_on) for _ in range(4)]
+        for thread in threads:
+            thread.start()
+        for thread in threads:
+            thread.join()
+        assert failed == []
+    assert sql(path, "PRAGMA user_version") == [(2,)]
 
 
 # Who writes.
@@ -318,9 +379,27 @@ def test_a_holder_on_another_host_counts_as_alive_as_long_as_its_heart_beats(run
     with opened(runs) as store:
         claim(store, far, started_at=time.time() - 3600)
         store.append(1, [], time.time() - STALE_S + 10)
-        with pytest.raises(RunBusy, match="pid 4711 on node17"):
+        with pytest.raises(RunBusy, match=r"pid 4711 on node17 .*sign of life 3\d s ago.* dead after 45 s"):
             claim(store, Holder.current())
         store.append(1, [], time.time() - STALE_S - 1)
+        assert claim(store, Holder.current()) == 2
+
+
+def test_after_how_long_a_holder_on_another_host_counts_as_dead_is_an_option(
+    runs: Runs, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    with opened(runs) as store:
+        claim(store, Holder("node17", "another boot", 4711, 99))
+        store.append(1, [], time.time() - 2 * STALE_S)
+        monkeypatch.setenv("OFFLINE_TRACKER_STALE_S", str(3 * STALE_S))
+        with pytest.raises(RunBusy, match="dead after 135 s"):
+            claim(store, Holder.current())
+        for bad in ("soon", "19", "nan", "inf", "-60"):
+            monkeypatch.setenv("OFFLINE_TRACKER_STALE_S", bad)
+            with pytest.raises(UsageError, match=f"OFFLINE_TRACKER_STALE_S='{bad}'.* 20 or more") as caught:
+                claim(store, Holder.current())
+            assert "\n" not in str(caught.value)
+        monkeypatch.setenv("OFFLINE_TRACKER_STALE_S", "20")
         assert claim(store, Holder.current()) == 2
 
 
@@ -549,6 +628,58 @@ def test_a_text_with_a_lone_surrogate_blocks_nothing(text: str, runs: Runs) -> N
     offline_tracker.init(dir=runs.path, id="a1", resume="must")
 
 
+def test_values_that_came_late_are_their_calls_and_lost_calls_are_a_gap(runs: Runs) -> None:
+    records: list[journal.Record] = [
+        (1, journal.CALL, 1, 0, 1.0, CLOSES, {"a": 1.0}),
+        (2, journal.CALL, 2, 1, 2.0, CLOSES, {"a": 2.0}),
+        (3, journal.VALUES, 1, {"grad": 0.5, "nan": float("nan")}),
+        (4, journal.GAP, 2, 3.0, 1200, "the disk was full"),
+        (5, journal.CALL, 1203, 1202, 4.0, CLOSES, {"a": 3.0}),
+    ]
+    with opened(runs) as store:
+        claim(store, DEAD)
+        store.append(1, [records[0]])
+        store.append(1, [records[3], records[1]])  # values, as calls, are not passed over for their number
+        store.append(1, records)
+        store.append(1, records[::-1])
+    with runs.read("a1") as reader:
+        assert reader.gaps == [(2, 3.0, 1200, "the disk was full")]
+        rows = rows_of(reader)
+    assert math.isnan(rows[0].pop("nan"))
+    assert rows == {0: {"a": 1.0, "grad": 0.5}, 1: {"a": 2.0}, 1202: {"a": 3.0}}
+
+
+@settings(deadline=None, max_examples=40)
+@given(
+    st.lists(
+        st.tuples(st.integers(1, 30), st.sampled_from(["abc", "cab", "ab", "z", ""]), st.sampled_from([0.5, 3, None])),
+        max_size=12,
+    ),
+    st.booleans(),
+)
+def test_calls_come_back_as_they_were_however_they_are_grouped(groups: list[Any], narrow: bool) -> None:
+    """Statements are made for many calls alike; whatever comes in between is nobody else's."""
+    records: list[journal.Record] = []
+    for count, names, last in groups:
+        for _ in range(count):
+            seq = len(records) + 1
+            values = {name: seq + index / 8 for index, name in enumerate(names)} | {"last": last}
+            records.append((seq, journal.CALL, seq, seq, seq / 4, CLOSES, values if last != 0.5 else dict(values)))
+    with tempfile.TemporaryDirectory() as folder:
+        runs = Runs(folder)
+        with opened(runs) as store:
+            if narrow:
+                store._variables = 6  # of an SQLite that takes very few
+            claim(store, DEAD)
+            store.append(1, records)
+        with runs.read("a1") as reader:
+            found = [tuple(call) for call in reader.calls([(1, len(records), None)])]
+            assert reader.metric_names([(1, len(records), None)]) == list(
+                dict.fromkeys(name for record in records for name in record[6])
+            )
+    assert found == [record[2:] for record in records]
+
+
 KILL_IN_COMMIT = """
 import os, signal, sqlite3, sys
 db = sqlite3.connect(sys.argv[1] + "/a1/run.db", isolation_level=None)
@@ -618,6 +749,42 @@ def test_a_read_only_folder_can_be_read(runs: Runs, python: Callable[..., str]) 
     finally:
         for path in (runs.path, *runs.path.rglob("*")):
             path.chmod(0o755 if path.is_dir() else 0o644)
+
+
+def test_a_journal_that_went_on_elsewhere_is_read_and_folded_in_from_there(runs: Runs, tmp_path: Path) -> None:
+    def call(num: int) -> journal.Record:
+        return (num, journal.CALL, num, num - 1, 1.0, CLOSES, {"n": num})
+
+    def alert(num: int) -> journal.Record:
+        return (num, journal.ALERT, 1.0, 0, f"alert {num}", "", "")
+
+    folders = {name: tmp_path / name for name in ("scratch", "spill")}
+    for folder in folders.values():
+        folder.mkdir()
+    runs.create(info())
+    with opened(runs) as store:
+        attempt = claim(store, DEAD, journal=folders["scratch"], spill=folders["spill"])
+        ours = Journal(folders["scratch"], attempt)
+        ours.append(call(1))
+        ours.append(alert(2))
+        ours.rotate()
+        ours.append(call(6))
+        ours.append(alert(7))
+        there = Journal(folders["spill"], attempt)
+        there.rotate()  # journal-1-1 is in both places, and what is in them is not the same
+        for record in (call(3), alert(4), call(5)):
+            there.append(record)
+        ours.close()
+        there.close()
+        with runs.read("a1") as reader:
+            assert reader.attempts[0].spill == folders["spill"]
+            assert rows_of(reader) == {0: {"n": 1}, 2: {"n": 3}, 4: {"n": 5}, 5: {"n": 6}}
+            assert [alert[2] for alert in reader.alerts()] == ["alert 2", "alert 4", "alert 7"]
+        claim(store, Holder.current(), spill="")
+    with runs.read("a1") as reader:
+        assert reader.attempts[1].spill is None
+        assert reader.last_seq == 6
+    assert not [*folders["scratch"].iterdir(), *folders["spill"].iterdir()]
 
 
 @pytest.fixture
