@@ -27,7 +27,7 @@ NETWORK_INTERVAL_S = 1.0
 """How long calls are gathered while more keep coming; readers are so far behind, training never waits for it."""
 CALLS_A_TRANSACTION = 1000
 MEMORY_CALLS = 200_000
-"""How many calls are kept in memory while they can be written nowhere; then every second one is given up."""
+"""How many calls are kept in memory while they can be written nowhere; then they are thinned out."""
 LATE_S = 10.0
 """How long the end of a run waits for values from a GPU."""
 _LATE_POLL_S = 0.005
@@ -80,6 +80,8 @@ class Writer:
         self._offset = 0  # where it ends in the journal
         self._full: list[Path] = []  # journal files that get no more records and are not all folded yet
         self._unwritten: list[Record] = []  # what no journal took
+        self._stride = 1  # only one call in so many is kept in memory
+        self._lost: tuple[int, int] | None = None  # behind which call, and how many, that no gap tells of yet
         self._late: deque[_Late] = deque()
         self._arrived: dict[int, tuple[tuple[str, ...], dict[str, Scalar]]] = {}  # by seq, of calls to be folded
         self._warned: set[str] = set()
@@ -129,24 +131,41 @@ class Writer:
                 self._journal.append(record)
                 self._home_again_at = time.monotonic() + _HOME_AGAIN_S
                 text = f"{self._home} can't be written ({error.strerror}); the journal goes on in {self._spill}"
-                return self._warn("journal", text)
+                return self._warn("storage", text)
             except OSError as worse:
                 error = worse
-        self._unwritten.append(record)
         where = f"{self._journal.folder} can't be written ({error.strerror})"
         self._warn("memory", f"{where}; calls are kept in memory until it can")
+        if record[1] == journal.CALL and record[0] % self._stride:
+            return self._lose(record)
+        self._unwritten.append(record)
         if len(self._unwritten) > MEMORY_CALLS:
             self._thin()
 
     def _thin(self) -> None:
-        """Give up every second call of those in memory, so that what is kept still spans the whole time."""
-        calls = [record for record in self._unwritten if record[1] == journal.CALL]
-        given_up = {record[0] for record in calls[1::2]}
-        text = f"{MEMORY_CALLS} calls wait in memory and nothing can be written: every second one is given up"
+        """Give up every second call of those in memory, and of those to come, so that the kept ones span the whole time."""
+        self._stride *= 2
+        text = f"{MEMORY_CALLS} calls wait in memory and nothing can be written: from here on some are given up"
         self._warn("lost", text)
+        kept = []
+        for record in self._unwritten:
+            if record[1] == journal.CALL and record[0] % self._stride:
+                self._lose(record)
+            else:
+                kept.append(record)
+        self._unwritten = kept
+
+    def _lose(self, record: Record) -> None:
+        first, count = self._lost or (record[2] - 1, 0)
+        self._lost = (first, count + 1)
+
+    def _gap(self) -> list[Record]:
+        """Return the record that tells of the calls that were lost since it was last asked, if there are any."""
+        if self._lost is None:
+            return []
+        (seq, calls), self._lost = self._lost, None
         self._num += 1
-        gap = (self._num, journal.GAP, calls[0][2], time.time(), len(given_up), "nothing could be written")
-        self._unwritten = [record for record in self._unwritten if record[0] not in given_up] + [gap]
+        return [(self._num, journal.GAP, seq, time.time(), calls, "nothing could be written")]
 
     def _warn(self, topic: str, text: str) -> None:
         if topic not in self._warned:
@@ -194,7 +213,7 @@ class Writer:
     def _rescue(self) -> None:
         """Try once more to journal what is only in memory: it goes with the process."""
         lost = 0
-        for record in self._unwritten:
+        for record in self._unwritten + self._gap():
             try:
                 self._journal.append(record)
             except OSError:
@@ -246,7 +265,7 @@ class Writer:
             except Exception as error:  # whatever it is: without this thread nothing would ever be folded in
                 more = False
                 self._error = error
-                self._warn("store", f"{error}; training goes on, the calls are kept in the journal")
+                self._warn("storage", f"{error}; training goes on, the calls are kept in {self._journal.folder}")
             with self._passed:
                 self._passed.notify_all()
             if stopping and (self._error is not None or self._folded == self._num):
@@ -307,9 +326,9 @@ class Writer:
     def _pass(self) -> bool:
         """Fold in what there is, a MiB of journal at most; True if a whole transaction's worth is still left."""
         with self.lock:
+            extra, self._unwritten = self._unwritten + self._gap(), []
             target = self._num
             files = [(path, None) for path in self._full] + [(self._journal.path, self._journal.size_bytes)]
-            extra, self._unwritten = self._unwritten, []
             if self._late:  # calls are folded in whole, and in order: only what is before it
                 first = self._late[0]
                 target = first.num - 1
@@ -349,6 +368,8 @@ class Writer:
             self._store.append(self.attempt, records[start : start + CALLS_A_TRANSACTION], time.time())
         with self.lock:
             self._unwritten = later + self._unwritten
+            if not self._unwritten:
+                self._stride = 1
             for path in read_up:
                 self._full.remove(path)
         for path in read_up:

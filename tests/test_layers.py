@@ -26,13 +26,15 @@ ARROWS: dict[str, set[str]] = {
     "migrations": {"errors"},
     "host": {"errors"},
     "filesystem": {"errors"},
+    "device": {"errors"},
     "journal": {"values", "errors"},
     "store": {"journal", "migrations", "values", "host", "errors"},
-    "writer": {"store", "journal", "host", "errors"},
+    "writer": {"store", "journal", "device", "values", "host", "errors"},
     "requeue": {"store", "errors"},
-    "run": {"writer", "requeue", "store", "journal", "values", "rank", "eta", "errors"},
+    "run": {"writer", "requeue", "store", "journal", "device", "values", "rank", "eta", "errors"},
     "session": {
-        *("run", "writer", "requeue", "store", "journal", "values", "rank", "eta", "curve", "host", "errors"),
+        *("run", "writer", "requeue", "store", "journal", "values", "rank", "eta", "curve", "host", "filesystem"),
+        "errors",
     },
     "": {"session", "run", "eta", "errors"},  # the package itself
     "integrations": {"", "session", "run", "errors"},

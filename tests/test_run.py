@@ -12,6 +12,7 @@ import threading
 import time
 import warnings
 from collections.abc import Callable, Iterator
+from itertools import pairwise
 from pathlib import Path
 from typing import Any
 
@@ -873,11 +874,20 @@ def test_a_disk_that_stays_full_ends_with_a_warning_and_what_was_written_before(
     assert rows == {step: {"n": step} for step in range(len(rows))}
 
 
-def test_calls_for_which_there_is_no_memory_either_are_not_lost_in_silence(start: Start) -> None:
+def test_calls_for_which_there_is_no_memory_either_are_thinned_and_their_number_is_kept(
+    runs: Runs, start: Start
+) -> None:
     process = start("from offline_tracker import writer\nwriter.MEMORY_CALLS = 100\n" + FULL_DISK, "room")
     out, errors = process.communicate(timeout=60)
     assert (process.returncode, out) == (0, "2000\n"), errors
-    assert errors.count("from here on they are lost") == 1
+    assert errors.count("some are given up") == 1
+    rows = curve_of(runs, "a1")
+    assert all(row == {"n": step} for step, row in rows.items())
+    with runs.read("a1") as reader:
+        assert sum(gap.calls for gap in reader.gaps) == 2001 - len(rows)
+    assert len(rows) < 300
+    assert rows.keys() >= {*range(10), 2000}
+    assert max(b - a for a, b in pairwise(rows)) < 50  # what is kept spans the whole time
 
 
 # Signals, threads, forks.

@@ -46,10 +46,12 @@ names = st.text(st.characters(exclude_categories=["Cs"], exclude_characters=SEPA
 
 
 def same(one: Any, other: Any) -> bool:
-    """Of one type and bit for bit."""
+    """Of one type and bit for bit; but all NaNs are one."""
     if type(one) is not type(other):
         return False
-    return struct.pack("d", one) == struct.pack("d", other) if one != one or one == 0.0 == other else bool(one == other)
+    if one != one:
+        return bool(other != other)
+    return struct.pack("d", one) == struct.pack("d", other) if one == 0.0 == other else bool(one == other)
 
 
 def through(*calls: Any, steps: list[int] | None = None) -> dict[int, dict[str, Any]]:
