@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import logging
 import os
 import re
 import subprocess
@@ -13,7 +14,7 @@ from typing import Any
 import pytest
 
 import offline_tracker
-from offline_tracker import curve, session
+from offline_tracker import Run, curve, session
 from offline_tracker.store import RunReader, Runs
 
 OURS = re.compile(
@@ -87,3 +88,31 @@ def rows_of(reader: RunReader) -> dict[int, dict[str, Any]]:
 def curve_of(runs: Runs, run_id: str) -> dict[int, dict[str, Any]]:
     with runs.read(run_id) as reader:
         return rows_of(reader)
+
+
+@pytest.fixture
+def run(runs: Runs) -> Iterator[Run]:
+    yield offline_tracker.init(dir=runs.path, id="a1", project="p", name="n")
+
+
+def stored(runs: Runs, run_id: str = "a1") -> dict[int, dict[str, Any]]:
+    """The curve, once the current run is finished."""
+    offline_tracker.finish()
+    return curve_of(runs, run_id)
+
+
+def read(runs: Runs, run_id: str = "a1") -> RunReader:
+    """What a reader knows at once, once the current run is finished."""
+    offline_tracker.finish()
+    reader = runs.read(run_id)
+    reader.close()  # what it read at once is kept
+    return reader
+
+
+def said(caplog: pytest.LogCaptureFixture, level: int = logging.WARNING) -> list[str]:
+    return [record.getMessage() for record in caplog.records if record.levelno >= level]
+
+
+def only_id(runs: Runs) -> str:
+    (run_id,) = runs.ids()
+    return run_id

@@ -3,15 +3,10 @@
 from __future__ import annotations
 
 import json
-import logging
-import os
 import signal
-import subprocess
-import sys
-import threading
 import time
 import warnings
-from collections.abc import Callable, Iterator
+from collections.abc import Callable
 from itertools import pairwise
 from pathlib import Path
 from typing import Any
@@ -19,11 +14,11 @@ from typing import Any
 import pytest
 
 import offline_tracker as wandb
-from offline_tracker import Eta, NullRun, Run, RunExists, RunNotFound, UsageError, curve
-from offline_tracker.store import RunReader, Runs
+from offline_tracker import Eta, NullRun, Run, UsageError, curve
+from offline_tracker.store import Runs
 from offline_tracker.values import SEPARATOR
 
-from .conftest import Start, curve_of, rows_of
+from .conftest import Start, curve_of, only_id, read, rows_of, said, stored
 from .doubles.server import wait_until
 
 with warnings.catch_warnings():
@@ -31,32 +26,6 @@ with warnings.catch_warnings():
     import torch
 
 Python = Callable[..., str]
-
-
-@pytest.fixture
-def run(runs: Runs) -> Iterator[Run]:
-    yield wandb.init(dir=runs.path, id="a1", project="p", name="n")
-
-
-def stored(runs: Runs, run_id: str = "a1") -> dict[int, dict[str, Any]]:
-    wandb.finish()
-    return curve_of(runs, run_id)
-
-
-def read(runs: Runs, run_id: str = "a1") -> RunReader:
-    wandb.finish()
-    reader = runs.read(run_id)
-    reader.close()  # what it read at once is kept
-    return reader
-
-
-def said(caplog: pytest.LogCaptureFixture, level: int = logging.WARNING) -> list[str]:
-    return [record.getMessage() for record in caplog.records if record.levelno >= level]
-
-
-def only_id(runs: Runs) -> str:
-    (run_id,) = runs.ids()
-    return run_id
 
 
 # MiniMind, line by line (trainers.md).
@@ -566,229 +535,7 @@ def test_the_id_that_is_read_before_the_first_log_of_a_resume_leaves_no_mark(run
     assert marks(runs) == [(2, None)]
 
 
-# Which run it is.
-
-
-def begin(runs: Runs, run_id: str, exit_code: int = 0, **options: Any) -> None:
-    wandb.init(dir=runs.path, id=run_id, **options).log({"a": 1})
-    wandb.finish(exit_code=exit_code)
-
-
-def test_a_generated_id_has_eight_characters_and_is_new_each_time(runs: Runs) -> None:
-    ids = []
-    for _ in range(3):
-        ids.append(wandb.init(dir=runs.path).id)
-        wandb.log({"a": 1})
-        wandb.finish()
-    assert sorted(ids) == runs.ids()
-    assert all(len(run_id) == 8 and run_id.isalnum() and run_id == run_id.lower() for run_id in ids)
-
-
-def test_an_id_that_exists_goes_on_and_this_is_said(runs: Runs, caplog: pytest.LogCaptureFixture) -> None:
-    caplog.set_level(logging.INFO, "offline_tracker")
-    begin(runs, "a1")
-    assert said(caplog, logging.INFO) == []
-    begin(runs, "a1")
-    assert any("a1 goes on" in text and "attempt 2" in text for text in said(caplog, logging.INFO))
-    assert len(curve_of(runs, "a1")) == 2
-
-
-def test_never_refuses_a_run_that_is_there(runs: Runs) -> None:
-    begin(runs, "a1", resume="never")
-    with pytest.raises(RunExists, match="'a1'"):
-        begin(runs, "a1", resume="never")
-    assert wandb.run is None
-    assert len(read(runs).attempts) == 1
-
-
-def test_allow_goes_on_or_begins(runs: Runs) -> None:
-    begin(runs, "a1", resume="allow")
-    begin(runs, "a1", resume="allow")
-    begin(runs, "b2", resume=True)
-    assert (len(curve_of(runs, "a1")), len(curve_of(runs, "b2"))) == (2, 1)
-
-
-def test_must_names_the_runs_that_are_close(runs: Runs) -> None:
-    for run_id in ("pretrain-1", "pretrain-2", "sft"):
-        begin(runs, run_id)
-    with pytest.raises(RunNotFound) as caught:
-        begin(runs, "pretrain-3", resume="must")
-    text = str(caught.value)
-    assert all(part in text for part in ("'pretrain-3'", "pretrain-1", "pretrain-2", str(runs.path)))
-    assert "sft" not in text and "\n" not in text
-    assert "pretrain-3" not in runs
-    with pytest.raises(UsageError, match="needs an id"):
-        wandb.init(dir=runs.path, resume="must")
-
-
-def test_an_unknown_resume_is_refused_before_anything_is_made(runs: Runs) -> None:
-    with pytest.raises(UsageError, match="'sometimes'"):
-        begin(runs, "a1", resume="sometimes")
-    for moment in ("a1", "a1?step=3", "?_step=3", "a1?_step=x"):
-        with pytest.raises(UsageError, match="_step=N"):
-            wandb.init(dir=runs.path, resume_from=moment)
-    assert runs.ids() == []
-
-
-def test_auto_takes_the_newest_unfinished_run_of_project_and_name(runs: Runs, start: Start) -> None:
-    begin(runs, "old", exit_code=1, project="p", name="n")
-    begin(runs, "new", exit_code=1, project="p", name="n")
-    begin(runs, "done", project="p", name="n")
-    begin(runs, "other-name", exit_code=1, project="p", name="m")
-    begin(runs, "other-project", exit_code=1, project="q", name="n")
-    program = """
-import sys
-import offline_tracker as wandb
-wandb.init(dir=sys.argv[1], id="held", project="p", name="n").log({"a": 1})
-print("ready", flush=True)
-sys.stdin.read()
-"""
-    process = start(program)
-    assert process.stdout is not None and process.stdout.readline() == "ready\n"
-    run = wandb.init(dir=runs.path, project="p", name="n", resume="auto")
-    assert (run.id, run.resumed) == ("new", True)
-    process.kill()
-    process.wait()
-    run.finish()
-    assert wandb.init(dir=runs.path, project="p", name="n", resume="auto").id == "held"
-    wandb.finish()
-    assert wandb.init(dir=runs.path, project="nobody", resume="auto").resumed is False
-
-
-def test_the_environment_names_the_run_ours_first(runs: Runs, monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setenv("OFFLINE_TRACKER_DIR", str(runs.path))
-    for name in ("SWANLAB_RUN_ID", "WANDB_RUN_ID", "OFFLINE_TRACKER_RUN_ID"):
-        monkeypatch.setenv(name, name.lower())
-        assert wandb.init().id == name.lower()
-        wandb.finish()
-    assert wandb.init(id="given").id == "given"
-    assert len(runs.ids()) == 4
-
-
-def test_a_requeued_slurm_job_goes_on_with_its_run_of_the_same_name(
-    runs: Runs, monkeypatch: pytest.MonkeyPatch
-) -> None:
-    def job(restarts: int, job_id: str = "77", **options: Any) -> str:
-        monkeypatch.setenv("SLURM_JOB_ID", job_id)
-        monkeypatch.setenv("SLURM_RESTART_COUNT", str(restarts))
-        run = wandb.init(dir=runs.path, **options)
-        run.log({"a": 1})
-        wandb.finish()
-        return run.id  # type: ignore[no-any-return]
-
-    pretrain, sft = job(0, project="p", name="pretrain"), job(0, project="p", name="sft")
-    assert len({pretrain, sft, job(0, project="p", name="sft", job_id="78")}) == 3
-    assert job(1, project="p", name="pretrain") == pretrain
-    assert job(2, project="p", name="sft") == sft
-    assert job(1, project="p", name="rl") not in (pretrain, sft)
-    assert job(1, project="p", name="sft", resume="never") != sft
-    assert job(0, project="p", name="sft") != sft  # another job that got the number again
-
-
-def test_a_torchelastic_restart_goes_on_with_its_run(runs: Runs, monkeypatch: pytest.MonkeyPatch) -> None:
-    ids = []
-    for name, restarts in (("job", 0), ("job", 1), ("none", 1)):
-        monkeypatch.setenv("TORCHELASTIC_RUN_ID", name)
-        monkeypatch.setenv("TORCHELASTIC_RESTART_COUNT", str(restarts))
-        ids.append(wandb.init(dir=runs.path, project="p").id)
-        wandb.log({"a": 1})
-        wandb.finish()
-    assert ids[0] == ids[1] != ids[2]
-
-
-# However the process ends.
-
-ENDS = """
-import os, signal, sys
-import offline_tracker as wandb
-run = wandb.init(dir=sys.argv[1], id="a1")
-for number in range(27):
-    wandb.log({"n": number})
-how = sys.argv[2]
-if how == "return": pass
-elif how == "exit": sys.exit()
-elif how == "exit 3": sys.exit(3)
-elif how == "raise": raise ValueError("boom")
-elif how == "interrupt": raise KeyboardInterrupt
-elif how == "_exit": os._exit(0)
-elif how == "abort": os.abort()
-elif how == "del": run.__del__ = run.finish
-else: os.kill(os.getpid(), getattr(signal, how))
-"""
-
-
-@pytest.mark.parametrize(
-    ("how", "status", "states"),
-    [
-        ("return", 0, {"finished"}),
-        ("exit", 0, {"finished"}),
-        ("exit 3", 3, {"finished", "failed"}),  # atexit is not told the status
-        ("raise", 1, {"failed"}),
-        ("interrupt", -signal.SIGINT, {"failed"}),
-        ("_exit", 0, {"crashed"}),
-        ("abort", -signal.SIGABRT, {"crashed"}),
-        ("SIGTERM", -signal.SIGTERM, {"crashed"}),
-        ("SIGKILL", -signal.SIGKILL, {"crashed"}),
-        ("SIGSEGV", -signal.SIGSEGV, {"crashed"}),
-    ],
-)
-def test_an_end_of_any_kind_loses_nothing(how: str, status: int, states: set[str], runs: Runs, python: Python) -> None:
-    python(ENDS, how, status=status)
-    with runs.read("a1") as reader:
-        assert rows_of(reader) == {step: {"n": step} for step in range(27)}
-        assert reader.state in states
-
-
-FULL_SPEED = """
-import os, sys
-import offline_tracker as wandb
-run = wandb.init(dir=sys.argv[1], id="a1")
-end = int(sys.argv[2])
-for number in range(10**7):
-    wandb.log({"n": number, "x": number / 7})
-    os.write(1, b".")
-    if number + 1 == end:
-        os._exit(0)
-"""
-
-
-@pytest.mark.parametrize("how", ["SIGKILL", "SIGTERM", "_exit"])
-@pytest.mark.parametrize("calls", [3, 700, 15_000])
-def test_at_full_speed_no_call_is_lost_that_returned(how: str, calls: int, runs: Runs, start: Start) -> None:
-    process = start(FULL_SPEED, calls if how == "_exit" else -1)
-    assert process.stdout is not None
-    returned = 0
-    while chunk := os.read(process.stdout.fileno(), 1 << 16):
-        returned += len(chunk)
-        if returned >= calls and how != "_exit":
-            process.send_signal(getattr(signal, how))
-    process.wait()
-    rows = curve_of(runs, "a1")
-    assert returned <= len(rows) <= returned + 1
-    assert rows == {step: {"n": step, "x": step / 7} for step in range(len(rows))}
-
-
-def test_paced_no_call_is_lost_that_returned(runs: Runs, start: Start) -> None:
-    program = """
-import sys
-import offline_tracker as wandb
-wandb.init(dir=sys.argv[1], id="a1", resume="allow")
-for line in sys.stdin:
-    wandb.log({"n": int(line)})
-    print("logged", flush=True)
-"""
-    number = 0
-    for calls in (1, 2, 5):
-        process = start(program)
-        assert process.stdin is not None and process.stdout is not None
-        for _ in range(calls):
-            process.stdin.write(f"{number}\n")
-            process.stdin.flush()
-            assert process.stdout.readline() == "logged\n"
-            number += 1
-        process.kill()
-        process.wait()
-        assert curve_of(runs, "a1") == {step: {"n": step} for step in range(number)}
+# However the process ends: see test_kill_matrix.py, and here what is beside it.
 
 
 def test_more_than_one_journal_is_read_after_a_kill(runs: Runs, python: Python) -> None:
@@ -890,7 +637,7 @@ def test_calls_for_which_there_is_no_memory_either_are_thinned_and_their_number_
     assert max(b - a for a, b in pairwise(rows)) < 50  # what is kept spans the whole time
 
 
-# Signals, threads, forks.
+# Signals.
 
 HANDLER = """
 import itertools, signal, sys
@@ -988,251 +735,6 @@ for turn in range(25):
             found = [row["n"] for row in rows_of(reader).values()]
             assert reader.attempts[-1].ended_at is not None
         assert found[: int(number)] == list(range(int(number)))
-
-
-def test_eight_threads_log_at_once(run: Run, runs: Runs) -> None:
-    barrier = threading.Barrier(8)
-
-    def work(thread: int) -> None:
-        barrier.wait()
-        for number in range(400):
-            run.log({"thread": thread, "number": number})
-
-    threads = [threading.Thread(target=work, args=(thread,)) for thread in range(8)]
-    interval = sys.getswitchinterval()
-    sys.setswitchinterval(1e-6)
-    try:
-        for thread in threads:
-            thread.start()
-        for thread in threads:
-            thread.join()
-    finally:
-        sys.setswitchinterval(interval)
-    rows = stored(runs)
-    assert list(rows) == list(range(3200))
-    for thread_number in range(8):
-        numbers = [row["number"] for row in rows.values() if row["thread"] == thread_number]
-        assert numbers == list(range(400))  # each thread's own order is kept
-    with runs.read("a1") as reader:
-        every = list(reader.calls([(1, reader.last_seq, None)]))
-        assert [call.seq for call in every] == list(range(1, 3201))
-        assert [call.time for call in every] == sorted(call.time for call in every)
-
-
-def test_threads_that_log_while_the_run_finishes_lose_nothing_silently(runs: Runs) -> None:
-    for turn in range(5):
-        run = wandb.init(dir=runs.path, id=f"r{turn}")
-        returned: list[int] = []
-        stop = threading.Event()
-
-        def work(run: Run = run, returned: list[int] = returned, stop: threading.Event = stop) -> None:
-            number = 0
-            while not stop.is_set():
-                run.log({"n": number})
-                if not run.finished:
-                    returned.append(number)
-                number += 1
-
-        thread = threading.Thread(target=work)
-        thread.start()
-        wait_until(lambda returned=returned: len(returned) > 50)  # type: ignore[misc]
-        wandb.finish()
-        stop.set()
-        thread.join()
-        kept = {row["n"] for row in curve_of(runs, f"r{turn}").values()}
-        assert set(returned) <= kept
-
-
-FORK = """
-import os, sys
-import offline_tracker as wandb
-run = wandb.init(dir=sys.argv[1], id="a1")
-for number in range(100):
-    wandb.log({"n": number})
-pid = os.fork()
-if pid == 0:
-    for _ in range(10):
-        wandb.log({"child": 1})
-        run.log({"child": 1})
-    run.config["child"] = run.summary["child"] = 1
-    run.mark_checkpoint("child")
-    wandb.define_metric("child")
-    if sys.argv[2] == "finish": wandb.finish()
-    if sys.argv[2] == "_exit": os._exit(0)
-    if sys.argv[2] == "raise": raise SystemExit(5)
-    sys.exit(0)
-os.waitpid(pid, 0)
-for number in range(100, 200):
-    wandb.log({"n": number})
-run.flush()
-wandb.finish()
-"""
-
-
-@pytest.mark.parametrize("end", ["exit", "_exit", "finish", "raise"])
-def test_a_forked_child_writes_nothing_and_the_parent_goes_on(end: str, runs: Runs, start: Start) -> None:
-    process = start(FORK, end)
-    _, errors = process.communicate(timeout=60)
-    assert process.returncode == 0, errors
-    assert errors.count("forked child") == 1, errors
-    with runs.read("a1") as reader:
-        assert rows_of(reader) == {step: {"n": step} for step in range(200)}
-        assert (reader.state, len(reader.attempts), reader.info.config, reader.marks) == ("finished", 1, {}, [])
-        assert "child" not in reader.summary() and "child" not in reader.definitions()
-
-
-def test_a_fork_in_the_middle_of_a_commit_breaks_nothing(runs: Runs, start: Start) -> None:
-    program = """
-import gc, os, sys
-import offline_tracker as wandb
-run = wandb.init(dir=sys.argv[1], id="a1")
-pids = []
-for number in range(6000):
-    wandb.log({"n": number})
-    if number % 300 == 0:
-        pid = os.fork()
-        if pid == 0:
-            del run
-            wandb.session._current = None
-            gc.collect()       # a connection that were collected here would roll back the parent's transaction
-            sys.exit(0)
-        pids.append(pid)
-for pid in pids:
-    os.waitpid(pid, 0)
-"""
-    process = start(program)
-    _, errors = process.communicate(timeout=60)
-    assert (process.returncode, errors) == (0, "")
-    assert curve_of(runs, "a1") == {step: {"n": step} for step in range(6000)}
-
-
-def test_a_forked_child_may_begin_a_run_of_its_own(runs: Runs, start: Start) -> None:
-    program = """
-import os, sys
-import offline_tracker as wandb
-parent = wandb.init(dir=sys.argv[1], id="a1")
-parent.log({"parent": 1})
-pid = os.fork()
-if pid == 0:
-    run = wandb.init(dir=sys.argv[1], id="b2")
-    assert run is not parent
-    run.log({"child": 1})
-    sys.exit(0)
-os.waitpid(pid, 0)
-parent.log({"parent": 2})
-"""
-    process = start(program)
-    _, errors = process.communicate(timeout=60)
-    assert (process.returncode, errors) == (0, "")
-    assert curve_of(runs, "a1") == {0: {"parent": 1}, 1: {"parent": 2}}
-    assert curve_of(runs, "b2") == {0: {"child": 1}}
-
-
-@pytest.mark.parametrize("method", ["fork", "spawn"])
-def test_a_multiprocessing_child_that_logs_disturbs_nothing(method: str, runs: Runs, tmp_path: Path) -> None:
-    program = tmp_path / "train.py"
-    program.write_text(
-        "import multiprocessing, sys\nimport offline_tracker as wandb\n"
-        "def work():\n    for _ in range(5):\n        wandb.log({'child': 1})\n    wandb.finish()\n"
-        "if __name__ == '__main__':\n"
-        "    wandb.init(dir=sys.argv[1], id='a1')\n    wandb.log({'n': 0})\n"
-        f"    process = multiprocessing.get_context('{method}').Process(target=work)\n"
-        "    process.start()\n    process.join()\n    wandb.log({'n': 1})\n    sys.exit(process.exitcode)\n"
-    )
-    command = [sys.executable, program, runs.path]  # a child of a program given by -c can't be spawned
-    done = subprocess.run(command, capture_output=True, text=True, timeout=60, cwd=tmp_path, check=False)
-    errors = done.stderr
-    assert done.returncode == 0, errors
-    assert errors.count("offline_tracker:") == 1, errors
-    assert curve_of(runs, "a1") == {0: {"n": 0}, 1: {"n": 1}}
-
-
-# Ranks.
-
-RANK = """
-import os, sys
-import offline_tracker as wandb
-run = wandb.init(dir=sys.argv[1], project="p", name="n")
-for number in range(3):
-    wandb.log({"rank": int(os.environ["RANK"])})
-run.config.update({"rank": 1})
-run.summary["a"] = 1
-print(run.id, flush=True)
-sys.stdin.read()
-"""
-
-
-def test_the_other_ranks_have_the_same_id_and_write_nothing(runs: Runs, start: Start) -> None:
-    launch = {"MASTER_ADDR": "node1", "MASTER_PORT": "29500", "WORLD_SIZE": "2"}
-    one = start(RANK, env={**launch, "RANK": "1"})  # begins first: it has to wait for the one that writes
-    zero = start(RANK, env={**launch, "RANK": "0"})
-    ids = []
-    for process in (zero, one):
-        assert process.stdout is not None
-        ids.append(process.stdout.readline().strip())
-    _, errors = one.communicate("", timeout=60)
-    zero.communicate("", timeout=60)
-    assert ids == [only_id(runs)] * 2
-    assert errors.count("does not write") == 1
-    rows = curve_of(runs, ids[0])
-    assert [row["rank"] for row in rows.values()] == [0, 0, 0]
-    assert len(read(runs, ids[0]).attempts) == 1
-    assert {path.name for path in runs.path.iterdir()} == {ids[0]}
-
-
-@pytest.mark.parametrize(
-    ("environ", "writes"),
-    [
-        ({}, True),
-        ({"RANK": "0", "SLURM_PROCID": "3", "SLURM_NTASKS": "4"}, True),
-        ({"RANK": "1", "LOCAL_RANK": "0"}, False),
-        ({"SLURM_PROCID": "3", "SLURM_NTASKS": "4"}, False),
-        ({"SLURM_PROCID": "3", "SLURM_NTASKS": "1"}, True),
-        ({"OMPI_COMM_WORLD_RANK": "2"}, False),
-        ({"PMI_RANK": "1"}, False),
-        ({"LOCAL_RANK": "0", "NODE_RANK": "1"}, False),
-        ({"LOCAL_RANK": "1"}, False),
-        ({"LOCAL_RANK": "0"}, True),
-        ({"FLUX_TASK_RANK": "1"}, False),
-        ({"RANK": "1", "OFFLINE_TRACKER_RANK": "0"}, True),
-        ({"RANK": "3", "WORLD_SIZE": "4", "OFFLINE_TRACKER_WRITER_RANK": "-1"}, True),
-        ({"RANK": "0", "WORLD_SIZE": "4", "OFFLINE_TRACKER_WRITER_RANK": "-1"}, False),
-        ({"RANK": "2", "OFFLINE_TRACKER_WRITER_RANK": "2"}, True),
-    ],
-    ids=str,
-)
-def test_one_rank_writes(
-    environ: dict[str, str], writes: bool, runs: Runs, monkeypatch: pytest.MonkeyPatch, caplog: pytest.LogCaptureFixture
-) -> None:
-    for name, value in environ.items():
-        monkeypatch.setenv(name, value)
-    run = wandb.init(dir=runs.path, id="a1")
-    run.log({"a": 1})
-    run.log({"a": 2})
-    assert run.id == "a1"
-    wandb.finish()
-    assert runs.ids() == (["a1"] if writes else [])
-    assert len(said(caplog)) == (0 if writes else 1)
-
-
-def test_a_rank_that_is_given_beats_the_environment(runs: Runs, monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setenv("RANK", "0")
-    assert not isinstance(wandb.init(dir=runs.path, id="a1", rank=1), Run)
-
-
-def test_ranks_that_are_known_only_after_init_are_looked_at_again(
-    runs: Runs, monkeypatch: pytest.MonkeyPatch, caplog: pytest.LogCaptureFixture
-) -> None:
-    run = wandb.init(dir=runs.path, id="a1")
-    monkeypatch.setenv("RANK", "1")  # as after init_process_group
-    run.log({"a": 1})
-    run.log({"a": 2})
-    assert len(said(caplog)) == 1
-    assert run.id == "a1"
-    assert wandb.run is run
-    assert runs.ids() == []
-    wandb.finish()
-    assert runs.ids() == []
 
 
 # Time left.
@@ -1335,15 +837,6 @@ print(json.dumps(sorted((heavy - {"sqlite_utils", "click", "subprocess"}) & set(
     first, second = python(program).splitlines()
     assert json.loads(first) == []
     assert json.loads(second) == []
-
-
-def test_init_installs_no_signal_handler_and_takes_no_output(runs: Runs) -> None:
-    numbers = [number for number in signal.valid_signals() if number not in (signal.SIGKILL, signal.SIGSTOP)]
-    before = {number: signal.getsignal(number) for number in numbers}
-    streams = (sys.stdout, sys.stderr, sys.excepthook)
-    wandb.init(dir=runs.path).log({"a": 1})
-    assert {number: signal.getsignal(number) for number in numbers} == before
-    assert (sys.stdout, sys.stderr, sys.excepthook) == streams
 
 
 def test_notices_are_seen_on_stderr_unless_the_program_has_set_up_logging(python: Python, start: Start) -> None:

@@ -1,0 +1,272 @@
+"""Many threads, processes and ranks around one run: one of them writes, and none disturbs it."""
+
+from __future__ import annotations
+
+import signal
+import subprocess
+import sys
+import threading
+from pathlib import Path
+
+import pytest
+
+import offline_tracker as wandb
+from offline_tracker import Run
+from offline_tracker.store import Runs
+
+from .conftest import Start, curve_of, only_id, read, rows_of, said, stored
+from .doubles.server import wait_until
+
+
+def test_eight_threads_log_at_once(run: Run, runs: Runs) -> None:
+    barrier = threading.Barrier(8)
+
+    def work(thread: int) -> None:
+        barrier.wait()
+        for number in range(400):
+            run.log({"thread": thread, "number": number})
+
+    threads = [threading.Thread(target=work, args=(thread,)) for thread in range(8)]
+    interval = sys.getswitchinterval()
+    sys.setswitchinterval(1e-6)
+    try:
+        for thread in threads:
+            thread.start()
+        for thread in threads:
+            thread.join()
+    finally:
+        sys.setswitchinterval(interval)
+    rows = stored(runs)
+    assert list(rows) == list(range(3200))
+    for thread_number in range(8):
+        numbers = [row["number"] for row in rows.values() if row["thread"] == thread_number]
+        assert numbers == list(range(400))  # each thread's own order is kept
+    with runs.read("a1") as reader:
+        every = list(reader.calls([(1, reader.last_seq, None)]))
+        assert [call.seq for call in every] == list(range(1, 3201))
+        assert [call.time for call in every] == sorted(call.time for call in every)
+
+
+def test_threads_that_log_while_the_run_finishes_lose_nothing_silently(runs: Runs) -> None:
+    for turn in range(5):
+        run = wandb.init(dir=runs.path, id=f"r{turn}")
+        returned: list[int] = []
+        stop = threading.Event()
+
+        def work(run: Run = run, returned: list[int] = returned, stop: threading.Event = stop) -> None:
+            number = 0
+            while not stop.is_set():
+                run.log({"n": number})
+                if not run.finished:
+                    returned.append(number)
+                number += 1
+
+        thread = threading.Thread(target=work)
+        thread.start()
+        wait_until(lambda returned=returned: len(returned) > 50)  # type: ignore[misc]
+        wandb.finish()
+        stop.set()
+        thread.join()
+        kept = {row["n"] for row in curve_of(runs, f"r{turn}").values()}
+        assert set(returned) <= kept
+
+
+FORK = """
+import os, sys
+import offline_tracker as wandb
+run = wandb.init(dir=sys.argv[1], id="a1")
+for number in range(100):
+    wandb.log({"n": number})
+pid = os.fork()
+if pid == 0:
+    for _ in range(10):
+        wandb.log({"child": 1})
+        run.log({"child": 1})
+    run.config["child"] = run.summary["child"] = 1
+    run.mark_checkpoint("child")
+    wandb.define_metric("child")
+    if sys.argv[2] == "finish": wandb.finish()
+    if sys.argv[2] == "_exit": os._exit(0)
+    if sys.argv[2] == "raise": raise SystemExit(5)
+    sys.exit(0)
+os.waitpid(pid, 0)
+for number in range(100, 200):
+    wandb.log({"n": number})
+run.flush()
+wandb.finish()
+"""
+
+
+@pytest.mark.parametrize("end", ["exit", "_exit", "finish", "raise"])
+def test_a_forked_child_writes_nothing_and_the_parent_goes_on(end: str, runs: Runs, start: Start) -> None:
+    process = start(FORK, end)
+    _, errors = process.communicate(timeout=60)
+    assert process.returncode == 0, errors
+    assert errors.count("forked child") == 1, errors
+    with runs.read("a1") as reader:
+        assert rows_of(reader) == {step: {"n": step} for step in range(200)}
+        assert (reader.state, len(reader.attempts), reader.info.config, reader.marks) == ("finished", 1, {}, [])
+        assert "child" not in reader.summary() and "child" not in reader.definitions()
+
+
+def test_a_fork_in_the_middle_of_a_commit_breaks_nothing(runs: Runs, start: Start) -> None:
+    program = """
+import gc, os, sys
+import offline_tracker as wandb
+run = wandb.init(dir=sys.argv[1], id="a1")
+pids = []
+for number in range(6000):
+    wandb.log({"n": number})
+    if number % 300 == 0:
+        pid = os.fork()
+        if pid == 0:
+            del run
+            wandb.session._current = None
+            gc.collect()       # a connection that were collected here would roll back the parent's transaction
+            sys.exit(0)
+        pids.append(pid)
+for pid in pids:
+    os.waitpid(pid, 0)
+"""
+    process = start(program)
+    _, errors = process.communicate(timeout=60)
+    assert (process.returncode, errors) == (0, "")
+    assert curve_of(runs, "a1") == {step: {"n": step} for step in range(6000)}
+
+
+def test_a_forked_child_may_begin_a_run_of_its_own(runs: Runs, start: Start) -> None:
+    program = """
+import os, sys
+import offline_tracker as wandb
+parent = wandb.init(dir=sys.argv[1], id="a1")
+parent.log({"parent": 1})
+pid = os.fork()
+if pid == 0:
+    run = wandb.init(dir=sys.argv[1], id="b2")
+    assert run is not parent
+    run.log({"child": 1})
+    sys.exit(0)
+os.waitpid(pid, 0)
+parent.log({"parent": 2})
+"""
+    process = start(program)
+    _, errors = process.communicate(timeout=60)
+    assert (process.returncode, errors) == (0, "")
+    assert curve_of(runs, "a1") == {0: {"parent": 1}, 1: {"parent": 2}}
+    assert curve_of(runs, "b2") == {0: {"child": 1}}
+
+
+@pytest.mark.parametrize("method", ["fork", "spawn"])
+def test_a_multiprocessing_child_that_logs_disturbs_nothing(method: str, runs: Runs, tmp_path: Path) -> None:
+    program = tmp_path / "train.py"
+    program.write_text(
+        "import multiprocessing, sys\nimport offline_tracker as wandb\n"
+        "def work():\n    for _ in range(5):\n        wandb.log({'child': 1})\n    wandb.finish()\n"
+        "if __name__ == '__main__':\n"
+        "    wandb.init(dir=sys.argv[1], id='a1')\n    wandb.log({'n': 0})\n"
+        f"    process = multiprocessing.get_context('{method}').Process(target=work)\n"
+        "    process.start()\n    process.join()\n    wandb.log({'n': 1})\n    sys.exit(process.exitcode)\n"
+    )
+    command = [sys.executable, program, runs.path]  # a child of a program given by -c can't be spawned
+    done = subprocess.run(command, capture_output=True, text=True, timeout=60, cwd=tmp_path, check=False)
+    errors = done.stderr
+    assert done.returncode == 0, errors
+    assert errors.count("offline_tracker:") == 1, errors
+    assert curve_of(runs, "a1") == {0: {"n": 0}, 1: {"n": 1}}
+
+
+# Ranks.
+
+RANK = """
+import os, sys
+import offline_tracker as wandb
+run = wandb.init(dir=sys.argv[1], project="p", name="n")
+for number in range(3):
+    wandb.log({"rank": int(os.environ["RANK"])})
+run.config.update({"rank": 1})
+run.summary["a"] = 1
+print(run.id, flush=True)
+sys.stdin.read()
+"""
+
+
+def test_the_other_ranks_have_the_same_id_and_write_nothing(runs: Runs, start: Start) -> None:
+    launch = {"MASTER_ADDR": "node1", "MASTER_PORT": "29500", "WORLD_SIZE": "2"}
+    one = start(RANK, env={**launch, "RANK": "1"})  # begins first: it has to wait for the one that writes
+    zero = start(RANK, env={**launch, "RANK": "0"})
+    ids = []
+    for process in (zero, one):
+        assert process.stdout is not None
+        ids.append(process.stdout.readline().strip())
+    _, errors = one.communicate("", timeout=60)
+    zero.communicate("", timeout=60)
+    assert ids == [only_id(runs)] * 2
+    assert errors.count("does not write") == 1
+    rows = curve_of(runs, ids[0])
+    assert [row["rank"] for row in rows.values()] == [0, 0, 0]
+    assert len(read(runs, ids[0]).attempts) == 1
+    assert {path.name for path in runs.path.iterdir()} == {ids[0]}
+
+
+@pytest.mark.parametrize(
+    ("environ", "writes"),
+    [
+        ({}, True),
+        ({"RANK": "0", "SLURM_PROCID": "3", "SLURM_NTASKS": "4"}, True),
+        ({"RANK": "1", "LOCAL_RANK": "0"}, False),
+        ({"SLURM_PROCID": "3", "SLURM_NTASKS": "4"}, False),
+        ({"SLURM_PROCID": "3", "SLURM_NTASKS": "1"}, True),
+        ({"OMPI_COMM_WORLD_RANK": "2"}, False),
+        ({"PMI_RANK": "1"}, False),
+        ({"LOCAL_RANK": "0", "NODE_RANK": "1"}, False),
+        ({"LOCAL_RANK": "1"}, False),
+        ({"LOCAL_RANK": "0"}, True),
+        ({"FLUX_TASK_RANK": "1"}, False),
+        ({"RANK": "1", "OFFLINE_TRACKER_RANK": "0"}, True),
+        ({"RANK": "3", "WORLD_SIZE": "4", "OFFLINE_TRACKER_WRITER_RANK": "-1"}, True),
+        ({"RANK": "0", "WORLD_SIZE": "4", "OFFLINE_TRACKER_WRITER_RANK": "-1"}, False),
+        ({"RANK": "2", "OFFLINE_TRACKER_WRITER_RANK": "2"}, True),
+    ],
+    ids=str,
+)
+def test_one_rank_writes(
+    environ: dict[str, str], writes: bool, runs: Runs, monkeypatch: pytest.MonkeyPatch, caplog: pytest.LogCaptureFixture
+) -> None:
+    for name, value in environ.items():
+        monkeypatch.setenv(name, value)
+    run = wandb.init(dir=runs.path, id="a1")
+    run.log({"a": 1})
+    run.log({"a": 2})
+    assert run.id == "a1"
+    wandb.finish()
+    assert runs.ids() == (["a1"] if writes else [])
+    assert len(said(caplog)) == (0 if writes else 1)
+
+
+def test_a_rank_that_is_given_beats_the_environment(runs: Runs, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setenv("RANK", "0")
+    assert not isinstance(wandb.init(dir=runs.path, id="a1", rank=1), Run)
+
+
+def test_ranks_that_are_known_only_after_init_are_looked_at_again(
+    runs: Runs, monkeypatch: pytest.MonkeyPatch, caplog: pytest.LogCaptureFixture
+) -> None:
+    run = wandb.init(dir=runs.path, id="a1")
+    monkeypatch.setenv("RANK", "1")  # as after init_process_group
+    run.log({"a": 1})
+    run.log({"a": 2})
+    assert len(said(caplog)) == 1
+    assert run.id == "a1"
+    assert wandb.run is run
+    assert runs.ids() == []
+    wandb.finish()
+    assert runs.ids() == []
+
+
+def test_init_installs_no_signal_handler_and_takes_no_output(runs: Runs) -> None:
+    numbers = [number for number in signal.valid_signals() if number not in (signal.SIGKILL, signal.SIGSTOP)]
+    before = {number: signal.getsignal(number) for number in numbers}
+    streams = (sys.stdout, sys.stderr, sys.excepthook)
+    wandb.init(dir=runs.path).log({"a": 1})
+    assert {number: signal.getsignal(number) for number in numbers} == before
+    assert (sys.stdout, sys.stderr, sys.excepthook) == streams
