@@ -27,6 +27,8 @@ ARROWS: dict[str, set[str]] = {
     "host": {"errors"},
     "filesystem": {"errors"},
     "device": {"errors"},
+    "probe": {"filesystem", "host", "errors"},
+    "doctor": {"store", "journal", "errors"},
     "journal": {"values", "errors"},
     "store": {"journal", "migrations", "values", "host", "errors"},
     "writer": {"store", "journal", "device", "values", "host", "errors"},
@@ -46,6 +48,7 @@ ARROWS: dict[str, set[str]] = {
 """Of each module of the library, what it may import of ours; a package that is not named here has its parent's arrows."""
 
 CLI_ARROWS = {"", "sync", "sync.engine", "sync.remotes", "sync.ledger", "store", "curve", "values", "eta", "errors"}
+CLI_ARROWS |= {"doctor", "probe", "filesystem"}
 """What the command line may use of the library; never what training holds."""
 
 
