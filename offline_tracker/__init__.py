@@ -13,13 +13,12 @@ from .errors import (
     UsageError,
 )
 from .eta import Eta
-from .run import Config, NullRun, Run, Summary
+from .run import Config, NullRun, Run, Summary, generate_id
 from .session import (
     alert,
     current,
     define_metric,
     finish,
-    generate_id,
     get_run,
     has_run,
     init,

@@ -37,6 +37,10 @@ GAP      seq of the call before it, time, number of calls that are lost, why
 ======== ===========================================================================
 """
 
+CLOSES = 1
+EXPLICIT = 2
+"""Flags of a call: it closes its row; its step was given by the caller."""
+
 Record = tuple[Any, ...]
 
 MAGIC = b"\xf5J"

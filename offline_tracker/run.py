@@ -8,19 +8,23 @@ import time
 from collections.abc import Callable, Iterable, Iterator, Mapping, MutableMapping, Sequence
 from dataclasses import replace
 from pathlib import Path
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 from . import journal, rank
-from .device import DeviceScalars, Pending
 from .errors import TrackerError
 from .eta import Eta
-from .store import CLOSES, EXPLICIT, RunInfo
+from .journal import CLOSES, EXPLICIT
 from .values import Scalar, points, shown, to_json
-from .writer import Writer
+
+if TYPE_CHECKING:
+    from .device import DeviceScalars, Pending
+    from .store import RunInfo
+    from .writer import Writer
 
 logger = logging.getLogger("offline_tracker")
 
 ETA_METRIC = "eta"
+_ID_LETTERS = "abcdefghijklmnopqrstuvwxyz0123456789"
 _MAX_STEP = 2**48  # SwanLab's bound; W&B would take 2**63
 
 ResumePoints = Sequence[tuple[int, Mapping[str, float], Mapping[str, float]]]
@@ -280,6 +284,7 @@ class Run(NullRun):
         resume_points: see `RunStore.resume_points`; the places from which the trainer may go on.
         resume_hint: what to say if none of them is proven, or None.
         started_at: unix seconds.
+        closed: called when all is written and the files are closed.
     """
 
     def __init__(
@@ -294,8 +299,10 @@ class Run(NullRun):
         resume_points: ResumePoints = (),
         resume_hint: str | None = None,
         rank_given: int | None = None,
+        closed: Callable[[], object] | None = None,
     ) -> None:
         super().__init__(info, runs)
+        self._closed = closed
         self.entity = info.entity or ""
         self.resumed = last_seq > 0
         self._writer = writer
@@ -409,6 +416,8 @@ class Run(NullRun):
         """Begin to fetch scalars from their devices; those that can't be are taken out of *values*."""
         try:
             if self._device is None:
+                from .device import DeviceScalars
+
                 self._device = DeviceScalars()
             return self._device.send(late)
         except Exception as error:  # torch's, of any class
@@ -522,8 +531,8 @@ class Run(NullRun):
                 self._writer.put(journal.END, time.time(), code)
         if stub:
             self.discard(remove=False)
-        else:
-            self._writer.close()
+        elif self._writer.close() and self._closed is not None:
+            self._closed()
 
     def discard(self, remove: bool) -> None:
         """End an attempt that put nothing on record, as if it had not been; with *remove* the run too, if it is new."""
@@ -564,6 +573,12 @@ class Run(NullRun):
     def _change(self, **fields: Any) -> None:
         super()._change(**fields)
         self._put(journal.META, {key: to_json(value) for key, value in fields.items()})
+
+
+def generate_id() -> str:
+    """Return a new run id: 8 of ``a-z 0-9``; from the kernel, because trainings seed Python's random numbers."""
+    number = int.from_bytes(os.urandom(16), "little")
+    return "".join(_ID_LETTERS[number // 36**place % 36] for place in range(8))
 
 
 def _proven(values: Mapping[str, Scalar], resume_points: ResumePoints) -> tuple[int, str] | None:

@@ -5,35 +5,18 @@ from __future__ import annotations
 import atexit
 import logging
 import os
-import re
-import secrets
-import string
 import sys
-import tempfile
-import time
-import uuid
 from collections.abc import Mapping, Sequence
-from dataclasses import replace
-from pathlib import Path
 from typing import Any
 
-from . import curve, filesystem, requeue
-from . import rank as ranks  # init() has a parameter of that name
-from .errors import RunExists, RunNotFound, StoreError, TrackerError, UsageError
-from .host import Holder, environment
-from .journal import Journal
+from .errors import TrackerError, UsageError
 from .run import NullRun, Run
-from .store import RunInfo, Runs, RunStore, check_id
-from .values import to_json
-from .writer import INTERVAL_S, NETWORK_INTERVAL_S, Writer
 
 logger = logging.getLogger("offline_tracker")
 
-DEFAULT_RUNS = "runs"
 _ALIASES = {"experiment_name": "name", "description": "notes", "logdir": "dir", "log_dir": "dir", "workspace": "entity"}
 _IGNORED = {"settings", "sync_tensorboard", "save_code", "monitor_gym", "allow_val_change", "force", "anonymous"}
 _IGNORED |= {"config_exclude_keys", "config_include_keys", "public", "callbacks", "load", "key", "magic"}
-_RESUME = (None, "never", "allow", "must", "auto")
 
 _current: NullRun | None = None
 _warned: set[str] = set()
@@ -96,175 +79,30 @@ def init(
         if reinit in (None, False, "return_previous", "default"):
             return before
         finish()
-    environ = os.environ
-    info = RunInfo(
-        id="",
-        uuid=uuid.uuid4().hex,
-        created_at=time.time(),
-        project=project or environ.get("WANDB_PROJECT") or environ.get("SWANLAB_PROJECT"),
-        name=given["name"] or environ.get("WANDB_NAME"),
-        entity=given["entity"] or environ.get("WANDB_ENTITY"),
-        group=group or environ.get("WANDB_RUN_GROUP"),
-        job_type=job_type,
-        notes=given["notes"] or environ.get("WANDB_NOTES"),
-        tags=(tags,) if isinstance(tags, str) else tuple(str(tag) for tag in tags or ()),
-        config=_plain_config(config),
-        total_steps=None if total_steps is None else int(total_steps),
+    # What it takes to open a run is imported where one is opened: importing this package costs a training nothing.
+    from . import opening
+
+    _current = opening.open_run(
+        given["dir"],
+        opening.described(
+            project=project,
+            name=given["name"],
+            entity=given["entity"],
+            group=group,
+            job_type=job_type,
+            notes=given["notes"],
+            tags=tags,
+            config=_plain_config(config),
+            total_steps=total_steps,
+        ),
+        run_id=id,
+        resume=resume,
+        resume_from=resume_from,
+        fork_from=fork_from,
+        rank=rank,
+        disabled=mode == "disabled",
     )
-    runs = Runs(given["dir"] or environ.get("OFFLINE_TRACKER_DIR") or DEFAULT_RUNS)
-    if mode == "disabled":
-        _current = NullRun(replace(info, id=id or generate_id()), runs.path)
-    elif not ranks.writes(rank):
-        _current = _null_run(info, runs, id)
-    else:
-        _current = _begin(info, runs, id, resume, resume_from, fork_from, rank)
     return _current
-
-
-def _begin(
-    info: RunInfo,
-    runs: Runs,
-    run_id: str | None,
-    resume: str | bool | None,
-    resume_from: str | None,
-    fork_from: str | None,
-    rank_given: int | None,
-) -> Run:
-    if resume is True:
-        resume = "allow" if run_id else "auto"
-    resume = resume or None
-    if resume not in _RESUME:
-        raise UsageError(f'resume={resume!r}: use "never", "allow", "must", "auto" or leave it out')
-    begin_at: int | None = None
-    if resume_from is not None:
-        run_id, begin_at = _moment(resume_from, "resume_from")
-        resume = "must"
-    run_id, reason = _identify(info, runs, run_id, resume)
-    check_id(run_id)
-    exists = run_id in runs
-    if resume == "must" and not exists:
-        raise RunNotFound(run_id, runs.path, runs.close_to(run_id), ' (resume="allow" starts it)')
-    if resume == "never" and exists:
-        raise RunExists(f'run {run_id!r} is already in {runs.path} (resume="allow" goes on with it)')
-    started_at = info.created_at
-    info = replace(info, id=run_id)
-    if not exists:
-        runs.create(info)
-    store = RunStore(runs.folder(run_id) / "run.db")
-    try:
-        place = filesystem.inspect(runs.path)
-        folder, spill = _journal_folders(runs, info, place.network)
-        attempt = store.claim(
-            Holder.current(),
-            started_at=started_at,
-            journal=folder,
-            spill=spill,
-            launch=requeue.launch_key(),
-            requeue=requeue.requeue_key(),
-            reason=reason,
-            config=to_json(info.config),
-            environment=to_json(environment()),
-        )
-        last_seq, last_step = store.last_seq(), store.last_step()
-        spans = curve.live_spans(store.rewinds(), last_seq)
-        points = store.resume_points(spans) if last_seq and begin_at is None else []
-        at_mark = last_seq > 0 and store.newest_mark() == last_seq
-        if exists:
-            with runs.read(run_id) as reader:
-                known = reader.info
-        journal = Journal(folder, attempt)
-    except OSError as error:
-        store.close()
-        raise StoreError(f"can't write the journal of run {run_id!r}: {error}") from error
-    except BaseException:
-        store.close()
-        raise
-    writer = Writer(store, journal, attempt, spill, NETWORK_INTERVAL_S if place.network else INTERVAL_S)
-    hint = (
-        f"nothing in its first call shows which checkpoint it went on from, so its rows follow step {last_step}; "
-        f"if that is wrong: tracker rewind {run_id} --step N --runs {runs.path}"
-    )
-    run = Run(
-        known if exists else info,
-        runs.path,
-        writer,
-        started_at=started_at,
-        last_seq=last_seq,
-        last_step=last_step,
-        resume_points=points,
-        resume_hint=None if at_mark or begin_at is not None else hint,
-        rank_given=rank_given,
-    )
-    if exists:
-        logger.info("run %s goes on (%s): attempt %d, last step %s", run_id, reason, attempt, last_step)
-        run.take_over(info)
-        if begin_at is not None:
-            run.rewind_to(begin_at)
-    elif fork_from is not None:
-        _copy_prefix(run, runs, *_moment(fork_from, "fork_from"))
-    return run
-
-
-def _identify(info: RunInfo, runs: Runs, run_id: str | None, resume: str | None) -> tuple[str, str]:
-    """Return the run's id, and in some words why it is this one."""
-    if run_id:
-        return str(run_id), "the id was given"
-    if (named := requeue.id_from_environment()) is not None:
-        return named[0], f"${named[1]}"
-    if resume == "auto" and (found := requeue.unfinished_run(runs, info.project, info.name)):
-        return found, "resume=auto: the newest unfinished run of this project and name"
-    if resume != "never" and (found := requeue.requeued_run(runs, info.project, info.name)):
-        return found, f"this job was requeued: {requeue.requeue_key()}"
-    if resume == "must":
-        raise UsageError('resume="must" needs an id: id=, or OFFLINE_TRACKER_RUN_ID')
-    return generate_id(), "new"
-
-
-def _moment(text: str, what: str) -> tuple[str, int]:
-    match = re.fullmatch(r"([^?]+)\?_step=(\d+)", text)
-    if match is None:
-        raise UsageError(f'{what}={text!r}: use "ID?_step=N"')
-    return match[1], int(match[2])
-
-
-def _copy_prefix(run: Run, runs: Runs, source: str, step: int) -> None:
-    with runs.read(source) as reader:
-        spans = curve.live_spans(reader.rewinds, reader.last_seq)
-        run.copy_rows(curve.rows(reader.calls(spans, upto=step)))
-    logger.info("run %s begins with the rows of %s up to step %d", run._info.id, source, step)
-
-
-def _journal_folders(runs: Runs, info: RunInfo, network: bool) -> tuple[Path, Path]:
-    """
-    Return where the journal lies, and where it goes on if it can't be written there.
-
-    It lies in the run's folder; in node-local scratch where a server could hang, or $OFFLINE_TRACKER_SCRATCH says so.
-    """
-    name = f"{info.id}-{info.uuid}"  # of another runs folder there may be a run of this id on this node
-    home = runs.folder(info.id).resolve()
-    if network or os.environ.get("OFFLINE_TRACKER_SCRATCH"):
-        home = filesystem.private(filesystem.scratch()) / name
-        home.mkdir(mode=0o700, exist_ok=True)
-    return home, filesystem.private(Path(tempfile.gettempdir()).absolute()) / name
-
-
-def _null_run(info: RunInfo, runs: Runs, run_id: str | None) -> NullRun:
-    named = requeue.id_from_environment()
-    known = run_id or (named[0] if named else None)
-    since = time.time() - 600.0
-
-    def find(deadline_s: float = 10.0) -> str:
-        # The writing rank made the id up; it may not have come to its init() yet.
-        end = time.monotonic() + deadline_s
-        while (found := requeue.launched_run(runs, info.project, info.name, since)) is None:
-            if time.monotonic() > end:
-                logger.warning("the rank that writes has made no run in %s; the id here is a new one", runs.path)
-                return generate_id()
-            time.sleep(0.05)
-        return found
-
-    why = f"rank {ranks.rank()[0]} does not write; what it logs is not recorded"
-    return NullRun(replace(info, id=known or ""), runs.path, why, None if known else find)
 
 
 def _plain_config(config: Any) -> dict[str, Any]:
@@ -274,11 +112,6 @@ def _plain_config(config: Any) -> dict[str, Any]:
         _warn(f"init: config={str(config)!r} is a file name, which is not read here")
         return {}
     return dict(config) if isinstance(config, Mapping) else dict(getattr(config, "__dict__", {}))
-
-
-def generate_id() -> str:
-    """Return a new run id: 8 of ``a-z 0-9``."""
-    return "".join(secrets.choice(string.ascii_lowercase + string.digits) for _ in range(8))
 
 
 def log(

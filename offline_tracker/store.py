@@ -31,14 +31,11 @@ from typing import Any, NamedTuple
 from . import journal
 from .errors import BadName, NewerSchema, RunBusy, RunExists, RunNotFound, StoreError
 from .host import Holder, stale_s
-from .journal import Record
+from .journal import CLOSES as CLOSES
+from .journal import EXPLICIT, Record
 from .values import NAN, TEXT, Scalar, clean_text, decode, encode, to_json
 
 logger = logging.getLogger("offline_tracker")
-
-CLOSES = 1
-EXPLICIT = 2
-"""Flags of a call: it closes its row; its step was given by the caller."""
 
 SCHEMA_VERSION = 2
 _ID = re.compile(r"[A-Za-z0-9_-]{1,64}")
@@ -278,6 +275,62 @@ class Runs:
         finally:
             with contextlib.suppress(OSError):
                 scratch.unlink()
+
+    def copy(self, run_id: str, to: Runs) -> None:
+        """
+        Make a copy of a run, as it is now, in another runs folder that does not have it.
+
+        Raises:
+            StoreError: the run can't be read, or the folder can't be written.
+        """
+        with self.read(run_id) as reader:
+            _put(reader, to.folder(run_id))
+
+    def move(self, run_id: str, to: Runs) -> None:
+        """
+        Move a run that has gone on here back to the runs folder that it was copied from; killed, it is in one of them.
+
+        Raises:
+            RunBusy: a living process holds it, here or there.
+            StoreError: it has gone on there as well, or something can't be read or written; it is still here.
+        """
+        for runs in (self, to) if run_id in to else (self,):
+            store = RunStore(
+                runs.folder(run_id) / "run.db"
+            )  # what was begun there is rolled back, before it is replaced
+            try:
+                store.fold_leftovers()
+                if (last := store._last_attempt()) is not None and last.alive():
+                    raise RunBusy(
+                        f"run {run_id!r} in {runs.path} is held by pid {last.holder.pid} on {last.holder.host}"
+                    )
+            finally:
+                store.close()
+        with self.read(run_id) as ours:
+            if run_id in to:
+                with to.read(run_id) as theirs:
+                    lives = [(attempt.holder, attempt.started_at) for attempt in theirs.attempts]
+                    same = lives == [(attempt.holder, attempt.started_at) for attempt in ours.attempts][: len(lives)]
+                    if not same or ours.info.uuid != theirs.info.uuid or theirs.last_seq > ours.last_seq:
+                        raise StoreError(f"run {run_id!r} in {to.path} is another one, or has gone on there as well")
+            _put(ours, to.folder(run_id))
+        shutil.rmtree(self.folder(run_id))
+
+
+def _put(reader: RunReader, folder: Path) -> None:
+    """Write what a reader sees as the run.db of *folder*, whole or not at all."""
+    made = folder / f".new-{uuid.uuid4().hex}"
+    try:
+        folder.mkdir(parents=True, exist_ok=True)
+        try:
+            reader.save(made)
+            _fsync(made)
+            made.replace(folder / "run.db")
+            _fsync(folder)
+        finally:
+            made.unlink(missing_ok=True)
+    except (OSError, sqlite3.Error) as error:
+        raise StoreError(f"can't write {folder / 'run.db'}: {error}") from error
 
 
 def _publish(made: Path, path: Path) -> None:
@@ -906,6 +959,14 @@ class RunReader:
         names = ("id", "uuid", "created_at", "project", "name", "entity", "group", "job_type", "notes")
         plain = dict(zip(names, row, strict=False))
         return RunInfo(**plain, tags=tuple(json.loads(row[9])), config=json.loads(row[10]), total_steps=row[11])
+
+    def save(self, path: Path) -> None:
+        """Write the run to a new SQLite file."""
+        target = _connect(path, "rwc")
+        try:
+            self._db.backup(target)
+        finally:
+            target.close()
 
     @property
     def state(self) -> str:

@@ -34,10 +34,10 @@ ARROWS: dict[str, set[str]] = {
     "writer": {"store", "journal", "device", "values", "host", "errors"},
     "requeue": {"store", "errors"},
     "run": {"writer", "requeue", "store", "journal", "device", "values", "rank", "eta", "errors"},
-    "session": {
-        *("run", "writer", "requeue", "store", "journal", "values", "rank", "eta", "curve", "host", "filesystem"),
-        "errors",
+    "opening": {
+        *("run", "writer", "requeue", "store", "journal", "values", "rank", "curve", "host", "filesystem", "errors"),
     },
+    "session": {"opening", "run", "errors"},
     "": {"session", "run", "eta", "errors"},  # the package itself
     "integrations": {"", "session", "run", "errors"},
     "sync": {"sync.engine", "errors"},

@@ -31,8 +31,8 @@ import offline_tracker
 from offline_tracker import curve, journal, migrations
 from offline_tracker.errors import BadName, NewerSchema, RunBusy, RunExists, RunNotFound, StoreError, UsageError
 from offline_tracker.host import STALE_S, Holder
-from offline_tracker.journal import Journal
-from offline_tracker.store import CLOSES, EXPLICIT, RunInfo, Runs, RunStore
+from offline_tracker.journal import CLOSES, EXPLICIT, Journal
+from offline_tracker.store import RunInfo, Runs, RunStore
 
 from .conftest import Start, curve_of, rows_of
 from .doubles.server import wait_until
