@@ -89,6 +89,7 @@ class Writer:
         self._idle = False
         self._stopping = False
         self._home_again_at = 0.0  # monotonic
+        self._beat_at = time.monotonic()  # when run.db last heard of us
         # SimpleQueue.put may be interrupted by itself (a signal handler that logs), an Event's set may not.
         self._wake: SimpleQueue[None] = SimpleQueue()
         self._passed = threading.Condition()
@@ -253,6 +254,7 @@ class Writer:
     def _work(self) -> None:
         backoff_s = _BACKOFF_S[0]
         late_until: float | None = None
+        seen = -1
         while True:
             stopping = self._stopping
             if stopping and late_until is None:
@@ -274,14 +276,15 @@ class Writer:
                 self._sleep(backoff_s)
                 backoff_s = min(2 * backoff_s, _BACKOFF_S[1])
                 self._store.reopen()  # after EIO and ESTALE the old connection is of no more use
-            elif self._folded == self._num:
+            elif stopping:
+                self._sleep(_LATE_POLL_S if self._late else 0.0)
+            elif self._folded == self._num == seen:  # for a whole interval nothing came
                 self._idle = True
                 if self._folded == self._num:  # else a call came in between and saw nobody idle
                     self._sleep(HEARTBEAT_S)
                 self._idle = False
-            elif stopping:
-                self._sleep(_LATE_POLL_S if self._late else 0.0)
             elif not more:
+                seen = self._num
                 self._sleep(self._interval_s)
 
     def _sleep(self, seconds: float) -> None:
@@ -364,8 +367,10 @@ class Writer:
             records = sorted(records + [record for record in extra if record[0] <= upto], key=itemgetter(0))
         if self._arrived:
             records = [self._whole(record) for record in records]
-        for start in range(0, len(records) or 1, CALLS_A_TRANSACTION):
+        beats = time.monotonic() - self._beat_at > HEARTBEAT_S / 2
+        for start in range(0, len(records) or beats, CALLS_A_TRANSACTION):
             self._store.append(self.attempt, records[start : start + CALLS_A_TRANSACTION], time.time())
+            self._beat_at = time.monotonic()
         with self.lock:
             self._unwritten = later + self._unwritten
             if not self._unwritten:
