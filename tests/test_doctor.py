@@ -19,11 +19,12 @@ from typing import Any
 
 import pytest
 from offline_tracker_cli.app import main
+from sqlite_utils import Database
 
 import offline_tracker
-from offline_tracker import journal, probe
+from offline_tracker import journal, migrations, probe
 from offline_tracker.doctor import examine, repair
-from offline_tracker.store import Runs
+from offline_tracker.store import SCHEMA_VERSION, Runs
 
 from .conftest import Start, curve_of
 from .doubles.server import wait_until
@@ -204,19 +205,37 @@ def test_a_run_that_a_living_process_holds_is_left_alone(runs: Runs, start: Star
     assert curve_of(runs, "a1") == expected(2)
 
 
-def test_a_damaged_file_is_told_and_never_written_to(runs: Runs, start: Start, doctor: Say) -> None:
+def _out_of_order(page: bytearray) -> None:
+    page[8:12] = page[10:12] + page[8:10]  # the places of its first two rows
+
+
+def _nonsense(page: bytearray) -> None:
+    page[:] = b"\xff" * len(page)
+
+
+@pytest.mark.parametrize("harm", [_out_of_order, _nonsense])
+def test_a_damaged_file_is_told_and_never_written_to(
+    harm: Callable[[bytearray], None], runs: Runs, start: Start, doctor: Say
+) -> None:
     die(runs, start, 2_000)
     doctor("--repair")
-    die(runs, start, 1)
+    die(runs, start, 1)  # leaves a journal
     path = runs.folder("a1") / "run.db"
+    [(size,)] = sql_copy(runs, "PRAGMA page_size")
     data = bytearray(path.read_bytes())
-    data[-4096:] = b"\xff" * 4096
+    leaf = 13
+    at = next(
+        x for x in range(0, len(data), size) if data[x] == leaf and int.from_bytes(data[x + 3 : x + 5], "big") > 50
+    )
+    page = data[at : at + size]
+    harm(page)
+    data[at : at + size] = page
     path.write_bytes(data)
     before = files(runs.path)
     for options in ((), ("--repair",)):
-        said = doctor(*options, status=1)
-        assert "a1: not well" in said or "a1: unreadable" in said
-        assert "--repair\n" not in said
+        told = doctor(*options, status=1)
+        assert "a1: not well; crashed\n  damaged: " in told
+        assert told.endswith("1 run, 1 not well\n")
         assert files(runs.path) == before
 
 
@@ -251,6 +270,22 @@ def test_texts_of_a_run_cannot_steer_the_terminal(runs: Runs, start: Start, doct
     away(runs, host="\x1b[2Jevil", place="/gone/\x1b]0;title\x07-x")
     assert "\x1b" not in doctor(status=1)
     assert "\x1b" not in doctor("--json", status=1)
+
+
+@pytest.mark.skipif(SCHEMA_VERSION < 2, reason="there is no older schema")
+def test_an_old_schema_is_told_and_brought_up_to_date(runs: Runs, doctor: Say) -> None:
+    path = runs.folder("a1") / "run.db"
+    path.parent.mkdir(parents=True)
+    with contextlib.closing(sqlite3.connect(path)) as db, db:
+        migrations.RUN.apply(Database(db), stop_before="m002_spills_modes_gaps")
+        db.execute("PRAGMA user_version = 1")
+        db.execute("INSERT INTO run (id, uuid, created_at) VALUES ('a1', 'u', 1.0)")
+    before = files(runs.path)
+    assert f"  schema 1, this version writes {SCHEMA_VERSION}\n" in doctor(status=1)
+    assert files(runs.path) == before
+    assert f"a1: brought its schema from version 1 to {SCHEMA_VERSION}\n" in doctor("--repair")
+    assert sql(path, "PRAGMA user_version") == [(SCHEMA_VERSION,)]
+    assert "schema 1" not in doctor()
 
 
 # Scratch.
