@@ -3,8 +3,8 @@
 from __future__ import annotations
 
 import json as json_format
+import os
 import shlex
-import socket
 import sqlite3
 import sys
 from collections.abc import Iterable, Mapping, Sequence
@@ -126,8 +126,6 @@ def _mode(folder: _Folder) -> tuple[str, str]:
 
 
 def _journal(folder: _Folder) -> str:
-    import os
-
     if folder.lies_on.network or folder.lies_on.locks == "host" or os.environ.get("OFFLINE_TRACKER_SCRATCH"):
         return f"in {_SCRATCH}; on this host {folder.scratch}"
     return "in the run's folder"
@@ -157,10 +155,7 @@ def _print_folder(folder: _Folder) -> None:
     mode, journal = _mode(folder)
     print(clean(folder.path.absolute()))
     kind = "network" if on.network else "local"
-    facts = [
-        ("filesystem", f"{on.type}, mounted at {on.mount} ({kind})"),
-        ("locks", f"{'shared by all hosts' if on.locks == 'shared' else 'on this host only'}: {on.reason}"),
-    ]
+    facts = [("filesystem", f"{on.type}, mounted at {on.mount} ({kind})"), ("locks", f"{on.locks}: {on.reason}")]
     for outcome in folder.tried:
         facts.append((outcome.name, outcome.error or f"works, {outcome.seconds * 1000:.1f} ms"))
     facts += [("mode", mode), ("journal", journal)]
@@ -340,17 +335,17 @@ def _meet(home: Path, timeout_s: float, json: bool) -> None:
 
 def _verdict(found: Meeting, on: Filesystem) -> tuple[str, list[str]]:
     """Return the verdict, the same on both sides, and what to do about it on this one."""
-    hosts = " and ".join(found.hosts)
+    hosts = f"two processes on {found.hosts[0]}" if found.one_host else " and ".join(found.hosts)
     if found.errors:
         text = f"locks do not meet: {', '.join(found.errors)} ({hosts})"
     elif not found.met:
-        text = f"locks do not meet: what {hosts} lock, the other can lock too"
+        text = f"locks do not meet: {hosts} can lock the same file at the same time"
     else:
         text = f"locks meet: {hosts} keep each other out"
     text += f"; a renamed file is seen and answered within {found.seen_s * 1000:.0f} ms"
     advice = []
     if found.one_host:
-        advice.append(f"both ran on {socket.gethostname()}: that proves nothing about two hosts")
+        advice.append("both ran on one host, so this proves nothing about two")
     if not found.met and on.locks == "shared":
         advice.append("set OFFLINE_TRACKER_LOCKS=host wherever these runs are written or read" + _or(on.remedy))
     elif not found.met:

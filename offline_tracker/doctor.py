@@ -170,7 +170,10 @@ def _schema(path: Path) -> int:
 
 
 def _damage(reader: RunReader) -> tuple[str, ...]:
-    found = [str(line) for (line,) in reader._ask("PRAGMA quick_check(10)")]
+    try:
+        found = [str(line) for (line,) in reader._ask("PRAGMA quick_check(10)")]
+    except StoreError as error:  # a page that makes no sense at all ends the check
+        return (str(error),)
     return () if found == ["ok"] else tuple(found)
 
 
@@ -230,8 +233,6 @@ def repair(folder: Path, found: Health) -> Iterator[str]:
     Raises:
         StoreError: it can't be read or written. What else SQLite raises where the file is damaged.
     """
-    if found.alive or found.damage:
-        return
     if found.repairable:
         store = RunStore(folder / "run.db")  # this rolls back and migrates
         try:

@@ -242,12 +242,12 @@ def _locks(name: str, source: str, options: Sequence[str]) -> tuple[Locks, str, 
         if setting in given:
             return "shared", f"beegfs has {setting}, so locks hold on all hosts", ""
         return "host", f"beegfs keeps locks on this host unless {setting}", f"set {setting} in beegfs-client.conf"
-    program = name.removeprefix("fuse.")
-    if name in _HOST or (name.startswith("fuse") and not _HOST_FUSE.isdisjoint((program, source))):
-        return "host", f"{source if program == 'fuse' else program} keeps locks on this host", ""
+    program = source if name == "fuse" else name.removeprefix("fuse.")
+    if name in _HOST or (name.startswith("fuse") and program in _HOST_FUSE):
+        return "host", f"{program} keeps locks on this host", ""
     if name in _SHARED:
         return "shared", f"{name} carries locks to its server, so they hold on all hosts", ""
-    return "shared", f"whether locks on {name} hold on other hosts is not known; tracker doctor --peer finds out", ""
+    return "shared", f"whether locks on {program} hold on other hosts is not known; tracker doctor --peer finds out", ""
 
 
 _BEEGFS = "tuneUseGlobalFileLocks"

@@ -262,11 +262,11 @@ def _compare(peer: _Peer, other: str) -> Meeting:
         theirs = os.open(peer.path("lock", other), os.O_RDWR | os.O_CLOEXEC)
         try:
             tried = _take(theirs)
-            fcntl.lockf(theirs, fcntl.LOCK_UN, 1)
+            _drop(theirs)
             peer.say(2)
             begun = time.monotonic()
             peer.hear(other, 2)
-            fcntl.lockf(ours, fcntl.LOCK_UN, 1)
+            _drop(ours)
             peer.say(3)
             peer.hear(other, 3)
             seen_s = time.monotonic() - begun
@@ -297,3 +297,8 @@ def _take(fd: int) -> int:
         return 0
     except OSError as error:
         return error.errno or errno.EIO
+
+
+def _drop(fd: int) -> None:
+    with contextlib.suppress(OSError):  # where a lock can't be taken, this fails too
+        fcntl.lockf(fd, fcntl.LOCK_UN, 1)

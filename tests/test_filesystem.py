@@ -135,7 +135,7 @@ def test_a_folder_is_judged_by_its_mount(path: str, kind: str, network: bool, lo
         ("/smb-nobrl", "cifs is mounted with nobrl", "without nobrl"),
         ("/sshfs", "sshfs keeps locks on this host", ""),
         ("/s3", "mountpoint-s3 keeps locks on this host", ""),
-        ("/strange", "fuse.newfs hold on other hosts is not known", ""),
+        ("/strange", "whether locks on newfs hold on other hosts is not known", ""),
         ("/home/ada", "nfs4 carries locks to its server", ""),
         ("/tmp", "tmpfs is on this host", ""),
     ],
