@@ -120,8 +120,12 @@ def only_id(runs: Runs) -> str:
 
 
 @pytest.fixture
-def faultfs(tmp_path: Path) -> Iterator[Callable[..., Any]]:
-    """Mount the folder ``backing`` once more, under a name, with faults to be ordered: see `tests.faultfs.FaultFS`."""
+def faultfs(tmp_path: Path, start: Start) -> Iterator[Callable[..., Any]]:
+    """
+    Mount the folder ``backing`` once more, under a name, with faults to be ordered: see `tests.faultfs.FaultFS`.
+
+    It ends before the processes of `start`, so those that still hang there can end.
+    """
     from .faultfs import CannotMount, FaultFS
 
     with contextlib.ExitStack() as stack:
