@@ -34,7 +34,12 @@ class Holder:
 
     @classmethod
     def current(cls) -> Holder:
-        return cls(socket.gethostname(), _boot(), os.getpid(), _started(os.getpid()))
+        return cls.of(os.getpid())
+
+    @classmethod
+    def of(cls, pid: int) -> Holder:
+        """Return who *pid* is on this machine."""
+        return cls(socket.gethostname(), _boot(), pid, _started(pid))
 
     def alive(self) -> bool | None:
         """Whether the process lives, or None where this machine can't know."""

@@ -34,6 +34,8 @@ _IGNORED = {"settings", "sync_tensorboard", "save_code", "monitor_gym", "allow_v
 _IGNORED |= {"config_exclude_keys", "config_include_keys", "public", "callbacks", "load", "key", "magic"}
 _RESUME = (None, "never", "allow", "must", "auto")
 
+_LOADED_AT = time.time()
+
 _current: NullRun | None = None
 _warned: set[str] = set()
 
@@ -148,7 +150,12 @@ def _begin(
     started_at = info.created_at
     info = replace(info, id=run_id)
     if not exists:
-        runs.create(info)
+        try:
+            runs.create(info)
+        except RunExists:  # just now, by another process: one of the two gets it
+            if resume == "never":
+                raise
+            exists = True
     store = RunStore(runs.folder(run_id) / "run.db")
     try:
         folder = _journal_folder(runs, info)
@@ -210,8 +217,8 @@ def _identify(info: RunInfo, runs: Runs, run_id: str | None, resume: str | None)
         return named[0], f"${named[1]}"
     if resume == "auto" and (found := requeue.unfinished_run(runs, info.project, info.name)):
         return found, "resume=auto: the newest unfinished run of this project and name"
-    if resume != "never" and (found := requeue.requeued_run(runs, info.project, info.name)):
-        return found, f"this job was requeued: {requeue.requeue_key()}"
+    if resume != "never" and (again := requeue.requeued_run(runs, info.project, info.name)):
+        return again[0], f"this job was started again: ${again[1]} is {os.environ[again[1]]}"
     if resume == "must":
         raise UsageError('resume="must" needs an id: id=, or OFFLINE_TRACKER_RUN_ID')
     return generate_id(), "new"
@@ -249,7 +256,7 @@ def _null_run(info: RunInfo, runs: Runs, run_id: str | None) -> NullRun:
     def find(deadline_s: float = 10.0) -> str:
         # The writing rank made the id up; it may not have come to its init() yet.
         end = time.monotonic() + deadline_s
-        while (found := requeue.launched_run(runs, info.project, info.name, since)) is None:
+        while (found := requeue.launched_run(runs, info.project, info.name, since, _LOADED_AT)) is None:
             if time.monotonic() > end:
                 logger.warning("the rank that writes has made no run in %s; the id here is a new one", runs.path)
                 return generate_id()

@@ -28,7 +28,7 @@ ARROWS: dict[str, set[str]] = {
     "journal": {"values", "errors"},
     "store": {"journal", "migrations", "values", "host", "errors"},
     "writer": {"store", "journal", "host", "errors"},
-    "requeue": {"store", "errors"},
+    "requeue": {"store", "host", "errors"},
     "run": {"writer", "requeue", "store", "journal", "values", "rank", "eta", "errors"},
     "session": {
         *("run", "writer", "requeue", "store", "journal", "values", "rank", "eta", "curve", "host", "errors"),

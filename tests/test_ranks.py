@@ -208,6 +208,19 @@ def test_the_other_ranks_have_the_same_id_and_write_nothing(runs: Runs, start: S
     assert {path.name for path in runs.path.iterdir()} == {ids[0]}
 
 
+def test_the_id_is_never_that_of_a_training_which_ended_before_on_the_same_port(runs: Runs, start: Start) -> None:
+    launch = {"MASTER_ADDR": "node1", "MASTER_PORT": "29500", "WORLD_SIZE": "2"}
+    before = start(RANK, env={**launch, "RANK": "0"})
+    before.communicate("", timeout=60)
+    (old,) = runs.ids()
+    one = start("print('up', flush=True)\n" + RANK, env={**launch, "RANK": "1"})
+    assert one.stdout is not None and one.stdout.readline() == "up\n"
+    zero = start(RANK, env={**launch, "RANK": "0"})  # begins only now; the other has to wait for it
+    assert zero.stdout is not None
+    new = zero.stdout.readline()
+    assert one.stdout.readline() == new != old + "\n"
+
+
 @pytest.mark.parametrize(
     ("environ", "writes"),
     [
