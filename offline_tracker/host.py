@@ -85,9 +85,11 @@ def environment(environ: Mapping[str, str] = os.environ) -> dict[str, object]:
 
     Of the environment only names of the scheduler are kept (SLURM_JOB_ID and the like).
     """
+    kernel = os.uname()
     facts: dict[str, object] = {
         "host": socket.gethostname(),
-        "os": platform.platform(),
+        # As platform.platform() has it, which starts a process for that.
+        "os": f"{kernel.sysname}-{kernel.release}-{kernel.machine}-with-{''.join(platform.libc_ver())}",
         "python": platform.python_version(),
         "executable": sys.executable,
         "program": os.path.abspath(sys.argv[0]) if sys.argv and sys.argv[0] not in ("", "-c", "-m") else "",

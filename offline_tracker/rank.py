@@ -13,9 +13,9 @@ def rank(given: int | None = None, environ: Mapping[str, str] = os.environ) -> t
     """
     Return this process's rank and the number of ranks (1 where it is not known).
 
-    The order is: *given* or $OFFLINE_TRACKER_RANK, torch.distributed if it is imported and initialised, RANK, MPI's
-    variables, Slurm's, LOCAL_RANK with NODE_RANK, jsrun's, Flux's. RANK comes before Slurm because
-    ``srun --ntasks-per-node=1 torchrun`` gives all children of a node the same SLURM_PROCID.
+    The order is: *given* or $OFFLINE_TRACKER_RANK, torch.distributed if it is imported and initialised, RANK (and no
+    other in a worker of Ray's), MPI's variables, Slurm's, LOCAL_RANK with NODE_RANK, jsrun's, Flux's. RANK comes before
+    Slurm because ``srun --ntasks-per-node=1 torchrun`` gives all children of a node the same SLURM_PROCID.
     """
 
     def number(name: str) -> int | None:
@@ -31,6 +31,10 @@ def rank(given: int | None = None, environ: Mapping[str, str] = os.environ) -> t
         return distributed.get_rank(), distributed.get_world_size()
     if (mine := number("RANK")) is not None:
         return mine, size
+    if "RAY_RAYLET_PID" in environ:
+        # A worker of Ray's. What Slurm or MPI say here they have said to the daemon that started it: on any node but the
+        # first the one process that logs (verl's TaskRunner) would not write.
+        return 0, size
     for prefix in _MPI:
         if (mine := number(f"{prefix}_RANK")) is not None:
             return mine, number(f"{prefix}_SIZE") or size
