@@ -11,6 +11,7 @@ from pathlib import Path
 from typing import Any
 
 from . import journal, rank
+from .compat import Extras
 from .errors import TrackerError
 from .eta import Eta
 from .store import CLOSES, EXPLICIT, RunInfo
@@ -124,7 +125,7 @@ class Summary(MutableMapping[str, Any]):
         return len({**self.latest, **self._set})
 
 
-class NullRun:
+class NullRun(Extras):
     """
     A run that writes nothing: what the ranks hold that do not write, and everybody in ``mode="disabled"``.
 

@@ -6,8 +6,6 @@ import atexit
 import logging
 import os
 import re
-import secrets
-import string
 import sys
 import time
 import uuid
@@ -18,7 +16,8 @@ from typing import Any
 
 from . import curve, requeue
 from . import rank as ranks  # init() has a parameter of that name
-from .errors import RunExists, RunNotFound, StoreError, TrackerError, UsageError
+from .compat import generate_id
+from .errors import NoRun, RunExists, RunNotFound, StoreError, TrackerError, UsageError
 from .host import Holder, environment
 from .journal import Journal
 from .run import NullRun, Run
@@ -276,11 +275,6 @@ def _plain_config(config: Any) -> dict[str, Any]:
     return dict(config) if isinstance(config, Mapping) else dict(getattr(config, "__dict__", {}))
 
 
-def generate_id() -> str:
-    """Return a new run id: 8 of ``a-z 0-9``."""
-    return "".join(secrets.choice(string.ascii_lowercase + string.digits) for _ in range(8))
-
-
 def log(
     data: Mapping[str, Any], step: int | None = None, commit: bool | None = None, sync: Any = None, **ignored: Any
 ) -> None:
@@ -328,6 +322,26 @@ def watch(*args: Any, **kwargs: Any) -> None:
 unwatch = watch
 
 
+def save(*args: Any, **kwargs: Any) -> list[str]:
+    """Say that files are not stored yet; returns []."""
+    run = _live()
+    return [] if run is None else run.save()
+
+
+def log_artifact(artifact: Any, *args: Any, **kwargs: Any) -> Any:
+    """Return *artifact*; it is not stored yet."""
+    return _need("log_artifact").log_artifact(artifact)
+
+
+def use_artifact(artifact: Any, *args: Any, **kwargs: Any) -> Any:
+    """Return *artifact*, or one of that name."""
+    return _need("use_artifact").use_artifact(artifact)
+
+
+def require(*args: Any, **kwargs: Any) -> None:
+    """Do nothing: there are no experimental features to ask for."""
+
+
 def login(*args: Any, **kwargs: Any) -> bool:
     """Return True; there is nobody to log in to until the runs are synced."""
     return True
@@ -336,7 +350,7 @@ def login(*args: Any, **kwargs: Any) -> bool:
 def _need(what: str) -> NullRun:
     run = _live()
     if run is None:
-        raise UsageError(f"{what}() was called without a run; call init() first")
+        raise NoRun(f"{what} needs a run; call init() first")
     return run
 
 
@@ -363,11 +377,30 @@ def _speak() -> None:
         logger.setLevel(logging.INFO)
 
 
-def _warn(text: str) -> None:
-    if text not in _warned:
+def termlog(text: str = "", newline: bool = True, repeat: bool = True, prefix: bool = True) -> None:
+    """Say *text* where our own notices go; with ``repeat=False`` only once."""
+    _say(logging.INFO, text, repeat)
+
+
+def termwarn(text: str, newline: bool = True, repeat: bool = True, prefix: bool = True) -> None:
+    """Warn of *text* where our own warnings go; with ``repeat=False`` only once."""
+    _say(logging.WARNING, text, repeat)
+
+
+def termerror(text: str, newline: bool = True, repeat: bool = True, prefix: bool = True) -> None:
+    """Tell of an error where our own go; with ``repeat=False`` only once."""
+    _say(logging.ERROR, text, repeat)
+
+
+def _say(level: int, text: str, repeat: bool = False) -> None:
+    if repeat or text not in _warned:
         _warned.add(text)
         _speak()
-        logger.warning(text)
+        logger.log(level, "%s", text)
+
+
+def _warn(text: str) -> None:
+    _say(logging.WARNING, text)
 
 
 def _at_exit() -> None:

@@ -25,15 +25,16 @@ ARROWS: dict[str, set[str]] = {
     "rank": {"errors"},
     "migrations": {"errors"},
     "host": {"errors"},
+    "compat": {"errors"},
     "journal": {"values", "errors"},
     "store": {"journal", "migrations", "values", "host", "errors"},
     "writer": {"store", "journal", "host", "errors"},
     "requeue": {"store", "host", "errors"},
-    "run": {"writer", "requeue", "store", "journal", "values", "rank", "eta", "errors"},
+    "run": {"writer", "requeue", "store", "journal", "values", "rank", "eta", "compat", "errors"},
     "session": {
-        *("run", "writer", "requeue", "store", "journal", "values", "rank", "eta", "curve", "host", "errors"),
+        *("run", "writer", "requeue", "store", "journal", "values", "rank", "eta", "curve", "host", "compat", "errors"),
     },
-    "": {"session", "run", "eta", "errors"},  # the package itself
+    "": {"session", "run", "eta", "compat", "errors"},  # the package itself
     "integrations": {"", "session", "run", "errors"},
     "sync": {"sync.engine", "errors"},
     "sync.ledger": {"store", "host", "errors"},
