@@ -12,7 +12,7 @@ from pathlib import Path
 import pytest
 
 import offline_tracker as wandb
-from offline_tracker import Run
+from offline_tracker import Run, UsageError
 from offline_tracker.store import Runs
 
 from .conftest import Start, curve_of, only_id, read, rows_of, said, stored
@@ -343,6 +343,7 @@ def test_the_id_is_never_that_of_a_training_which_ended_before_on_the_same_port(
         ({"LOCAL_RANK": "1"}, False),
         ({"LOCAL_RANK": "0"}, True),
         ({"FLUX_TASK_RANK": "1"}, False),
+        ({"RANK": "--1", "LOCAL_RANK": "\u00b2", "SLURM_PROCID": "", "SLURM_NTASKS": "4(x2)"}, True),
         ({"RANK": "1", "OFFLINE_TRACKER_RANK": "0"}, True),
         ({"RANK": "3", "WORLD_SIZE": "4", "OFFLINE_TRACKER_WRITER_RANK": "-1"}, True),
         ({"RANK": "0", "WORLD_SIZE": "4", "OFFLINE_TRACKER_WRITER_RANK": "-1"}, False),
@@ -362,6 +363,16 @@ def test_one_rank_writes(
     wandb.finish()
     assert runs.ids() == (["a1"] if writes else [])
     assert len(said(caplog)) == (0 if writes else 1)
+
+
+@pytest.mark.parametrize("name", ["OFFLINE_TRACKER_RANK", "OFFLINE_TRACKER_WRITER_RANK"])
+def test_a_rank_of_ours_that_is_no_number_is_said_before_anything_is_made(
+    name: str, runs: Runs, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setenv(name, "last")
+    with pytest.raises(UsageError, match=f"{name} is 'last'"):
+        wandb.init(dir=runs.path)
+    assert not runs.path.exists()
 
 
 def test_a_rank_that_is_given_beats_the_environment(runs: Runs, monkeypatch: pytest.MonkeyPatch) -> None:
