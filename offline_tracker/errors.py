@@ -6,6 +6,7 @@ Every error that this package raises.
     TrackerError
     ├── UsageError           what the caller asked for makes no sense; the command line exits with 2
     │   ├── BadName          an id or a project that a remote would refuse
+    │   ├── NoRun            there is no current run
     │   └── NoCredentials    nothing says who we are at a remote
     ├── RunNotFound          no run with this id in the runs folder
     ├── RunExists            resume="never", and the run is there
@@ -36,6 +37,10 @@ class UsageError(TrackerError, ValueError):
 
 class BadName(UsageError):
     """An id or a name with characters, or of a length, that a remote refuses."""
+
+
+class NoRun(UsageError, AttributeError):
+    """There is no current run; so its config is an attribute of this package that is not there."""
 
 
 class NoCredentials(UsageError):
@@ -98,3 +103,8 @@ class NotOurs(RemoteError):
 
 class Diverged(RemoteError):
     """The remote holds rows that the local curve does not, or not as many; nothing was sent."""
+
+
+# As wandb calls them, for code that catches them.
+Error = TrackerError
+CommError = RemoteError

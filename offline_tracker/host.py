@@ -40,7 +40,12 @@ class Holder:
 
     @classmethod
     def current(cls) -> Holder:
-        return cls(socket.gethostname(), _boot(), os.getpid(), _started(os.getpid()))
+        return cls.of(os.getpid())
+
+    @classmethod
+    def of(cls, pid: int) -> Holder:
+        """Return who *pid* is on this machine."""
+        return cls(socket.gethostname(), _boot(), pid, _started(pid))
 
     def alive(self) -> bool | None:
         """Whether the process lives, or None where this machine can't know."""
@@ -105,9 +110,11 @@ def environment(environ: Mapping[str, str] = os.environ) -> dict[str, object]:
 
     Of the environment only names of the scheduler are kept (SLURM_JOB_ID and the like).
     """
+    kernel = os.uname()
     facts: dict[str, object] = {
         "host": socket.gethostname(),
-        "os": platform.platform(),
+        # As platform.platform() has it, which starts a process for that.
+        "os": f"{kernel.sysname}-{kernel.release}-{kernel.machine}-with-{''.join(platform.libc_ver())}",
         "python": platform.python_version(),
         "executable": sys.executable,
         "program": os.path.abspath(sys.argv[0]) if sys.argv and sys.argv[0] not in ("", "-c", "-m") else "",

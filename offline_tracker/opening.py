@@ -16,10 +16,11 @@ from typing import Any
 
 from . import curve, filesystem, requeue
 from . import rank as ranks  # functions here have a parameter of that name
+from .compat import generate_id
 from .errors import RunExists, RunNotFound, StoreError, TrackerError, UsageError
 from .host import Holder, environment
 from .journal import Journal
-from .run import NullRun, Run, generate_id
+from .run import NullRun, Run
 from .store import RunInfo, Runs, RunStore, check_id
 from .values import to_json
 from .writer import INTERVAL_S, NETWORK_INTERVAL_S, Writer
@@ -61,18 +62,20 @@ def open_run(
     fork_from: str | None,
     rank: int | None,
     disabled: bool,
+    born_at: float,
 ) -> NullRun:
     """
     Open the run that `init` asks for; see there.
 
     Args:
         folder: the runs folder, or None for the environment's or the default.
+        born_at: when this process began, unix seconds.
     """
     runs = Runs(folder or os.environ.get("OFFLINE_TRACKER_DIR") or DEFAULT_RUNS)
     if disabled:
         return NullRun(replace(info, id=run_id or generate_id()), runs.path)
     if not ranks.writes(rank):
-        return _null_run(info, runs, run_id)
+        return _null_run(info, runs, run_id, born_at)
     on_error = os.environ.get("OFFLINE_TRACKER_ON_ERROR") or "raise"
     if on_error not in ("raise", "warn"):
         raise UsageError(f"OFFLINE_TRACKER_ON_ERROR={on_error!r}: use raise or warn")
@@ -188,8 +191,8 @@ def _identify(info: RunInfo, runs: Runs, run_id: str | None, resume: str | None)
         return named[0], f"${named[1]}"
     if resume == "auto" and (found := requeue.unfinished_run(runs, info.project, info.name)):
         return found, "resume=auto: the newest unfinished run of this project and name"
-    if resume != "never" and (found := requeue.requeued_run(runs, info.project, info.name)):
-        return found, f"this job was requeued: {requeue.requeue_key()}"
+    if resume != "never" and (again := requeue.requeued_run(runs, info.project, info.name)):
+        return again[0], f"this job was started again: ${again[1]} is {os.environ[again[1]]}"
     if resume == "must":
         raise UsageError('resume="must" needs an id: id=, or OFFLINE_TRACKER_RUN_ID')
     return generate_id(), "new"
@@ -266,7 +269,7 @@ def _bring_home(away: Runs, runs: Runs, run_id: str) -> None:
         logger.info("run %s was brought from %s to %s", run_id, away.path, runs.path)
 
 
-def _null_run(info: RunInfo, runs: Runs, run_id: str | None) -> NullRun:
+def _null_run(info: RunInfo, runs: Runs, run_id: str | None, born_at: float) -> NullRun:
     named = requeue.id_from_environment()
     known = run_id or (named[0] if named else None)
     since = time.time() - 600.0
@@ -274,7 +277,7 @@ def _null_run(info: RunInfo, runs: Runs, run_id: str | None) -> NullRun:
     def find(deadline_s: float = 10.0) -> str:
         # The writing rank made the id up; it may not have come to its init() yet.
         end = time.monotonic() + deadline_s
-        while (found := requeue.launched_run(runs, info.project, info.name, since)) is None:
+        while (found := requeue.launched_run(runs, info.project, info.name, since, born_at)) is None:
             if time.monotonic() > end:
                 logger.warning("the rank that writes has made no run in %s; the id here is a new one", runs.path)
                 return generate_id()

@@ -6,6 +6,8 @@ import os
 import sys
 from collections.abc import Mapping
 
+from .errors import UsageError
+
 _MPI = ("OMPI_COMM_WORLD", "PMIX", "PMI", "MV2_COMM_WORLD")
 
 
@@ -13,17 +15,22 @@ def rank(given: int | None = None, environ: Mapping[str, str] = os.environ) -> t
     """
     Return this process's rank and the number of ranks (1 where it is not known).
 
-    The order is: *given* or $OFFLINE_TRACKER_RANK, torch.distributed if it is imported and initialised, RANK, MPI's
-    variables, Slurm's, LOCAL_RANK with NODE_RANK, jsrun's, Flux's. RANK comes before Slurm because
-    ``srun --ntasks-per-node=1 torchrun`` gives all children of a node the same SLURM_PROCID.
+    The order is: *given* or $OFFLINE_TRACKER_RANK, torch.distributed if it is imported and initialised, RANK (and no
+    other in a worker of Ray's), MPI's variables, Slurm's, LOCAL_RANK with NODE_RANK, jsrun's, Flux's. RANK comes before
+    Slurm because ``srun --ntasks-per-node=1 torchrun`` gives all children of a node the same SLURM_PROCID.
+
+    Raises:
+        UsageError: $OFFLINE_TRACKER_RANK is no number; the others may be anybody's, and are passed over then.
     """
 
     def number(name: str) -> int | None:
-        text = environ.get(name, "").strip()
-        return int(text) if text.lstrip("-").isdigit() else None
+        try:
+            return int(environ.get(name, ""))
+        except ValueError:
+            return None
 
     size = number("WORLD_SIZE") or 1
-    for mine in (given, number("OFFLINE_TRACKER_RANK")):
+    for mine in (given, _ours("OFFLINE_TRACKER_RANK", environ)):
         if mine is not None:
             return mine, size
     distributed = sys.modules.get("torch.distributed")
@@ -31,6 +38,10 @@ def rank(given: int | None = None, environ: Mapping[str, str] = os.environ) -> t
         return distributed.get_rank(), distributed.get_world_size()
     if (mine := number("RANK")) is not None:
         return mine, size
+    if "RAY_RAYLET_PID" in environ:
+        # A worker of Ray's. What Slurm or MPI say here they have said to the daemon that started it: on any node but the
+        # first the one process that logs (verl's TaskRunner) would not write.
+        return 0, size
     for prefix in _MPI:
         if (mine := number(f"{prefix}_RANK")) is not None:
             return mine, number(f"{prefix}_SIZE") or size
@@ -52,8 +63,18 @@ def writes(given: int | None = None, environ: Mapping[str, str] = os.environ) ->
     Return whether this process is the one that writes: rank 0, or the one that $OFFLINE_TRACKER_WRITER_RANK names.
 
     -1 there means the last rank, which is the one that logs in Megatron-LM.
+
+    Raises:
+        UsageError: that is no number.
     """
     mine, size = rank(given, environ)
-    text = environ.get("OFFLINE_TRACKER_WRITER_RANK", "0").strip()
-    writer = int(text) if text.lstrip("-").isdigit() else 0
+    writer = _ours("OFFLINE_TRACKER_WRITER_RANK", environ) or 0
     return mine == (writer if writer >= 0 else size + writer)
+
+
+def _ours(name: str, environ: Mapping[str, str]) -> int | None:
+    text = environ.get(name, "").strip()
+    try:
+        return int(text) if text else None
+    except ValueError:
+        raise UsageError(f"${name} is {text!r}: use a whole number") from None

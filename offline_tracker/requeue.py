@@ -4,11 +4,14 @@ from __future__ import annotations
 
 import os
 from collections.abc import Callable, Mapping
+from functools import partial
 
 from .errors import StoreError
+from .host import Holder
 from .store import RunReader, Runs
 
 ID_VARIABLES = ("OFFLINE_TRACKER_RUN_ID", "WANDB_RUN_ID", "SWANLAB_RUN_ID")
+_BETWEEN = " | "
 
 
 def id_from_environment(environ: Mapping[str, str] = os.environ) -> tuple[str, str] | None:
@@ -25,31 +28,45 @@ def launch_key(environ: Mapping[str, str] = os.environ) -> str:
     return "|".join(environ.get(name, "") for name in (*names, "SLURM_RESTART_COUNT"))
 
 
+def requeue_keys(environ: Mapping[str, str] = os.environ) -> dict[str, str]:
+    """Return what names this job over its restarts, each with the variable that counts them; Slurm's comes first."""
+    keys = {}
+    job = environ.get("SLURM_JOB_ID")
+    if array := environ.get("SLURM_ARRAY_JOB_ID"):  # a task's own job id need not stay the same
+        job = f"{array}_{environ.get('SLURM_ARRAY_TASK_ID', '')}"
+    if job:
+        keys[f"slurm {job}"] = "SLURM_RESTART_COUNT"
+    if name := environ.get("TORCHELASTIC_RUN_ID"):
+        if name == "none":  # every torchrun without --rdzv-id is called so, but it is one process that starts us again
+            agent = Holder.of(os.getppid())
+            name = f"{agent.host} {agent.boot} {agent.pid} {agent.started}"
+        keys[f"torchelastic {name}"] = "TORCHELASTIC_RESTART_COUNT"
+    return keys
+
+
 def requeue_key(environ: Mapping[str, str] = os.environ) -> str:
-    """Return what names this job over its requeues, or "" if nothing does."""
-    if environ.get("SLURM_ARRAY_JOB_ID"):
-        return f"slurm {environ['SLURM_ARRAY_JOB_ID']}_{environ.get('SLURM_ARRAY_TASK_ID', '')}"
-    if environ.get("SLURM_JOB_ID"):
-        return f"slurm {environ['SLURM_JOB_ID']}"
-    if environ.get("TORCHELASTIC_RUN_ID", "none") != "none":
-        return f"torchelastic {environ['TORCHELASTIC_RUN_ID']}"
-    return ""
-
-
-def was_requeued(environ: Mapping[str, str] = os.environ) -> bool:
-    """Return whether the scheduler says that this job was started before."""
-    name = "SLURM_RESTART_COUNT" if environ.get("SLURM_JOB_ID") else "TORCHELASTIC_RESTART_COUNT"
-    return environ.get(name, "0") not in ("", "0")
+    """Return the text by which a later life of this job will know a run as its own, or "" if nothing names the job."""
+    return _BETWEEN.join(requeue_keys(environ))
 
 
 def requeued_run(
     runs: Runs, project: str | None, name: str | None, environ: Mapping[str, str] = os.environ
-) -> str | None:
-    """Return the id of the run that this job wrote before its requeue; project and name are part of the key."""
-    key = requeue_key(environ)
-    if not key or not was_requeued(environ):
-        return None
-    return _newest(runs, project, name, lambda reader: any(attempt.requeue == key for attempt in reader.attempts))
+) -> tuple[str, str] | None:
+    """
+    Return the id of the run that this job wrote before it was started again, and the variable that says so.
+
+    Project and name are part of the key: one job can hold several trainings.
+    """
+    for key, variable in requeue_keys(environ).items():
+        if environ.get(variable, "0") not in ("", "0") and (
+            found := _newest(runs, project, name, partial(_was_written_by, key))
+        ):
+            return found, variable
+    return None
+
+
+def _was_written_by(key: str, reader: RunReader) -> bool:
+    return any(key in attempt.requeue.split(_BETWEEN) for attempt in reader.attempts)
 
 
 def unfinished_run(runs: Runs, project: str | None, name: str | None) -> str | None:
@@ -57,14 +74,21 @@ def unfinished_run(runs: Runs, project: str | None, name: str | None) -> str | N
     return _newest(runs, project, name, lambda reader: reader.state in ("crashed", "failed"))
 
 
-def launched_run(runs: Runs, project: str | None, name: str | None, since: float) -> str | None:
-    """Return the id of the run that the writing rank of this launch holds, begun after *since* (unix seconds)."""
+def launched_run(runs: Runs, project: str | None, name: str | None, since: float, born_at: float) -> str | None:
+    """
+    Return the id of the run that the writing rank of this launch holds, or None while it has none.
+
+    Args:
+        since: it began after this (unix seconds).
+        born_at: when the process that asks was born; what had ended by then is of an earlier launch from the same port.
+    """
     key = launch_key()
 
     def ours(reader: RunReader) -> bool:
         last = reader.attempts[-1] if reader.attempts else None
-        # A crashed one is of an earlier launch, which had the same port.
-        return last is not None and last.launch == key and last.started_at >= since and reader.state != "crashed"
+        if last is None or last.launch != key or last.started_at < since:
+            return False
+        return last.ended_at >= born_at if last.ended_at is not None else last.alive()
 
     return _newest(runs, project, name, ours)
 

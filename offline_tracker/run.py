@@ -11,6 +11,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from . import journal, rank
+from .compat import Extras
 from .errors import TrackerError
 from .eta import Eta
 from .journal import CLOSES, EXPLICIT
@@ -24,7 +25,6 @@ if TYPE_CHECKING:
 logger = logging.getLogger("offline_tracker")
 
 ETA_METRIC = "eta"
-_ID_LETTERS = "abcdefghijklmnopqrstuvwxyz0123456789"
 _MAX_STEP = 2**48  # SwanLab's bound; W&B would take 2**63
 
 ResumePoints = Sequence[tuple[int, Mapping[str, float], Mapping[str, float]]]
@@ -129,7 +129,7 @@ class Summary(MutableMapping[str, Any]):
         return len({**self.latest, **self._set})
 
 
-class NullRun:
+class NullRun(Extras):
     """
     A run that writes nothing: what the ranks hold that do not write, and everybody in ``mode="disabled"``.
 
@@ -573,12 +573,6 @@ class Run(NullRun):
     def _change(self, **fields: Any) -> None:
         super()._change(**fields)
         self._put(journal.META, {key: to_json(value) for key, value in fields.items()})
-
-
-def generate_id() -> str:
-    """Return a new run id: 8 of ``a-z 0-9``; from the kernel, because trainings seed Python's random numbers."""
-    number = int.from_bytes(os.urandom(16), "little")
-    return "".join(_ID_LETTERS[number // 36**place % 36] for place in range(8))
 
 
 def _proven(values: Mapping[str, Scalar], resume_points: ResumePoints) -> tuple[int, str] | None:

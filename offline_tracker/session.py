@@ -6,10 +6,11 @@ import atexit
 import logging
 import os
 import sys
+import time
 from collections.abc import Mapping, Sequence
 from typing import Any
 
-from .errors import TrackerError, UsageError
+from .errors import NoRun, TrackerError
 from .run import NullRun, Run
 
 logger = logging.getLogger("offline_tracker")
@@ -17,6 +18,8 @@ logger = logging.getLogger("offline_tracker")
 _ALIASES = {"experiment_name": "name", "description": "notes", "logdir": "dir", "log_dir": "dir", "workspace": "entity"}
 _IGNORED = {"settings", "sync_tensorboard", "save_code", "monitor_gym", "allow_val_change", "force", "anonymous"}
 _IGNORED |= {"config_exclude_keys", "config_include_keys", "public", "callbacks", "load", "key", "magic"}
+
+_LOADED_AT = time.time()
 
 _current: NullRun | None = None
 _warned: set[str] = set()
@@ -101,6 +104,7 @@ def init(
         fork_from=fork_from,
         rank=rank,
         disabled=mode == "disabled",
+        born_at=_LOADED_AT,
     )
     return _current
 
@@ -161,6 +165,26 @@ def watch(*args: Any, **kwargs: Any) -> None:
 unwatch = watch
 
 
+def save(*args: Any, **kwargs: Any) -> list[str]:
+    """Say that files are not stored yet; returns []."""
+    run = _live()
+    return [] if run is None else run.save()
+
+
+def log_artifact(artifact: Any, *args: Any, **kwargs: Any) -> Any:
+    """Return *artifact*; it is not stored yet."""
+    return _need("log_artifact").log_artifact(artifact)
+
+
+def use_artifact(artifact: Any, *args: Any, **kwargs: Any) -> Any:
+    """Return *artifact*, or one of that name."""
+    return _need("use_artifact").use_artifact(artifact)
+
+
+def require(*args: Any, **kwargs: Any) -> None:
+    """Do nothing: there are no experimental features to ask for."""
+
+
 def login(*args: Any, **kwargs: Any) -> bool:
     """Return True; there is nobody to log in to until the runs are synced."""
     return True
@@ -169,7 +193,7 @@ def login(*args: Any, **kwargs: Any) -> bool:
 def _need(what: str) -> NullRun:
     run = _live()
     if run is None:
-        raise UsageError(f"{what}() was called without a run; call init() first")
+        raise NoRun(f"{what} needs a run; call init() first")
     return run
 
 
@@ -196,11 +220,30 @@ def _speak() -> None:
         logger.setLevel(logging.INFO)
 
 
-def _warn(text: str) -> None:
-    if text not in _warned:
+def termlog(text: str = "", newline: bool = True, repeat: bool = True, prefix: bool = True) -> None:
+    """Say *text* where our own notices go; with ``repeat=False`` only once."""
+    _say(logging.INFO, text, repeat)
+
+
+def termwarn(text: str, newline: bool = True, repeat: bool = True, prefix: bool = True) -> None:
+    """Warn of *text* where our own warnings go; with ``repeat=False`` only once."""
+    _say(logging.WARNING, text, repeat)
+
+
+def termerror(text: str, newline: bool = True, repeat: bool = True, prefix: bool = True) -> None:
+    """Tell of an error where our own go; with ``repeat=False`` only once."""
+    _say(logging.ERROR, text, repeat)
+
+
+def _say(level: int, text: str, repeat: bool = False) -> None:
+    if repeat or text not in _warned:
         _warned.add(text)
         _speak()
-        logger.warning(text)
+        logger.log(level, "%s", text)
+
+
+def _warn(text: str) -> None:
+    _say(logging.WARNING, text)
 
 
 def _at_exit() -> None:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import contextlib
 import logging
 import threading
 import time
@@ -223,12 +224,10 @@ class Writer:
             logger.warning("%d calls could be written nowhere and are lost with this process", lost)
 
     def _remove(self, path: Path) -> None:
-        path.unlink(missing_ok=True)
-        if path.parent != self._store.path.parent:
-            try:
-                path.parent.rmdir()  # of scratch, where nobody else would
-            except OSError:
-                pass  # there is more in it
+        with contextlib.suppress(OSError):  # what stays is found folded in by the next attempt
+            path.unlink(missing_ok=True)
+            if path.parent != self._store.path.parent:
+                path.parent.rmdir()  # of scratch, where nobody else would; not if there is more in it
 
     @property
     def unused(self) -> bool:
@@ -337,52 +336,54 @@ class Writer:
                 target = first.num - 1
                 before = [path for path, _ in files].index(first.path)
                 files[before:] = [(first.path, first.offset)]
-        try:
-            return self._fold(files, extra, target)
-        except BaseException:
-            with self.lock:
-                self._unwritten = extra + self._unwritten
-            raise
+        return self._fold(files, extra, target)
 
     def _fold(self, files: Sequence[tuple[Path, int | None]], extra: list[Record], target: int) -> bool:
         """Fold in what *files* hold and those of *extra* that are not behind it; the others go back into memory."""
         records: list[Record] = []
         read_up: list[Path] = []
         offset = self._offset
-        for path, limit in files:
-            progress = True
-            while progress and not records:
-                found, after, _ = journal.read(path, offset, limit)
-                progress = after != offset
-                records += found
-                offset = after
-            if progress:
-                break
-            if limit is None:
-                read_up.append(path)
-                offset = 0
-        upto = records[-1][0] if progress else target
-        later = [record for record in extra if record[0] > upto]
-        if len(later) < len(extra):
-            records = sorted(records + [record for record in extra if record[0] <= upto], key=itemgetter(0))
-        if self._arrived:
-            records = [self._whole(record) for record in records]
-        beats = time.monotonic() - self._beat_at > HEARTBEAT_S / 2
-        for start in range(0, len(records) or beats, CALLS_A_TRANSACTION):
-            self._store.append(self.attempt, records[start : start + CALLS_A_TRANSACTION], time.time())
-            self._beat_at = time.monotonic()
+        later = extra
+        try:
+            for path, limit in files:
+                progress = True
+                while progress and not records:
+                    found, after, _ = journal.read(path, offset, limit)
+                    progress = after != offset
+                    records += found
+                    offset = after
+                if progress:
+                    break
+                if limit is None:
+                    read_up.append(path)
+                    offset = 0
+            upto = records[-1][0] if progress else target
+            now = [record for record in extra if record[0] <= upto]
+            if now:
+                records = sorted(records + now, key=itemgetter(0))
+            if self._arrived:
+                records = [self._whole(record) for record in records]
+            beats = time.monotonic() - self._beat_at > HEARTBEAT_S / 2
+            for start in range(0, len(records) or beats, CALLS_A_TRANSACTION):
+                self._store.append(self.attempt, records[start : start + CALLS_A_TRANSACTION], time.time())
+                self._beat_at = time.monotonic()
+            later = [record for record in extra if record[0] > upto]
+        finally:
+            with self.lock:
+                self._unwritten = later + self._unwritten
+        # From here on it is done, whatever becomes of the files.
+        self._folded = target if not progress else max(self._folded, upto)
+        self._offset = offset
         with self.lock:
-            self._unwritten = later + self._unwritten
             if not self._unwritten:
                 self._stride = 1
             for path in read_up:
                 self._full.remove(path)
-        for path in read_up:
-            path.unlink(missing_ok=True)
-        self._folded = target if not progress else max(self._folded, upto)
-        self._offset = offset
         for record in records if self._arrived else ():
             self._arrived.pop(record[2], None)
+        for path in read_up:
+            with contextlib.suppress(OSError):  # the next attempt finds nothing new in it
+                path.unlink()
         self._move_on(offset)
         return target - self._folded >= CALLS_A_TRANSACTION
 

@@ -19,7 +19,7 @@ from offline_tracker import Run, curve, session
 from offline_tracker.store import RunReader, Runs
 
 OURS = re.compile(
-    r"(OFFLINE_TRACKER|WANDB|SWANLAB|SLURM|TORCHELASTIC|OMPI|PMIX?|MV2|JSM|FLUX|MASTER)_"
+    r"(OFFLINE_TRACKER|WANDB|SWANLAB|SLURM|TORCHELASTIC|OMPI|PMIX?|MV2|JSM|FLUX|RAY|MASTER)_"
     r"|(NODE_|LOCAL_|GROUP_)?RANK$|(LOCAL_)?WORLD_SIZE$"
 )
 """Variables by which a machine that runs the tests could tell us of a job of its own."""

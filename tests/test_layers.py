@@ -25,6 +25,7 @@ ARROWS: dict[str, set[str]] = {
     "rank": {"errors"},
     "migrations": {"errors"},
     "host": {"errors"},
+    "compat": {"errors"},
     "filesystem": {"errors"},
     "device": {"errors"},
     "probe": {"filesystem", "host", "errors"},
@@ -33,12 +34,13 @@ ARROWS: dict[str, set[str]] = {
     "store": {"journal", "migrations", "values", "host", "errors"},
     "writer": {"store", "journal", "device", "values", "host", "errors"},
     "requeue": {"store", "errors"},
-    "run": {"writer", "requeue", "store", "journal", "device", "values", "rank", "eta", "errors"},
+    "run": {"writer", "requeue", "store", "journal", "device", "values", "rank", "eta", "compat", "errors"},
     "opening": {
-        *("run", "writer", "requeue", "store", "journal", "values", "rank", "curve", "host", "filesystem", "errors"),
+        *("run", "writer", "requeue", "store", "journal", "values", "rank", "curve", "host", "filesystem", "compat"),
+        "errors",
     },
     "session": {"opening", "run", "errors"},
-    "": {"session", "run", "eta", "errors"},  # the package itself
+    "": {"session", "run", "eta", "compat", "errors"},  # the package itself
     "integrations": {"", "session", "run", "errors"},
     "sync": {"sync.engine", "errors"},
     "sync.ledger": {"store", "host", "errors"},

@@ -6,12 +6,13 @@ import signal
 import subprocess
 import sys
 import threading
+from collections.abc import Callable
 from pathlib import Path
 
 import pytest
 
 import offline_tracker as wandb
-from offline_tracker import Run
+from offline_tracker import Run, UsageError
 from offline_tracker.store import Runs
 
 from .conftest import Start, curve_of, only_id, read, rows_of, said, stored
@@ -156,26 +157,122 @@ parent.log({"parent": 2})
     assert curve_of(runs, "b2") == {0: {"child": 1}}
 
 
-@pytest.mark.parametrize("method", ["fork", "spawn"])
-def test_a_multiprocessing_child_that_logs_disturbs_nothing(method: str, runs: Runs, tmp_path: Path) -> None:
-    program = tmp_path / "train.py"
-    program.write_text(
-        "import multiprocessing, sys\nimport offline_tracker as wandb\n"
-        "def work():\n    for _ in range(5):\n        wandb.log({'child': 1})\n    wandb.finish()\n"
-        "if __name__ == '__main__':\n"
-        "    wandb.init(dir=sys.argv[1], id='a1')\n    wandb.log({'n': 0})\n"
-        f"    process = multiprocessing.get_context('{method}').Process(target=work)\n"
-        "    process.start()\n    process.join()\n    wandb.log({'n': 1})\n    sys.exit(process.exitcode)\n"
-    )
-    command = [sys.executable, program, runs.path]  # a child of a program given by -c can't be spawned
-    done = subprocess.run(command, capture_output=True, text=True, timeout=60, cwd=tmp_path, check=False)
-    errors = done.stderr
-    assert done.returncode == 0, errors
-    assert errors.count("offline_tracker:") == 1, errors
-    assert curve_of(runs, "a1") == {0: {"n": 0}, 1: {"n": 1}}
+ORPHAN = """
+import os, signal, sys
+import offline_tracker as wandb
+run = wandb.init(dir=sys.argv[1], id="a1")
+wandb.log({"n": 0})
+until, parent = os.pipe()
+if os.fork():
+    wandb.log({"n": 1})
+    if sys.argv[2] == "finish":
+        wandb.finish()
+    os.kill(os.getpid(), signal.SIGKILL)
+os.close(parent)
+os.read(until, 1)  # comes back when the parent is gone
+for _ in range(3):
+    wandb.log({"child": 1})
+run.config["child"] = run.summary["child"] = run.name = 1
+wandb.define_metric("child")
+assert wandb.get_run().id == run.id
+wandb.finish()
+run.finish()
+"""
+
+
+@pytest.mark.parametrize("end", ["finish", "kill"])
+def test_a_child_that_outlives_its_parent_writes_nothing_either(end: str, runs: Runs, start: Start) -> None:
+    process = start(ORPHAN, end)
+    _, errors = process.communicate(timeout=60)  # the child's end, too
+    assert errors.count("\n") == errors.count("forked child") == 1, errors
+    assert [path.name for path in runs.folder("a1").glob("journal-*")] == (["journal-1-0"] if end == "kill" else [])
+    with runs.read("a1") as reader:
+        assert rows_of(reader) == {0: {"n": 0}, 1: {"n": 1}}
+        assert (reader.info.config, reader.info.name, reader.summary(), reader.definitions()) == ({}, None, {}, {})
+        assert reader.state == {"finish": "finished", "kill": "crashed"}[end]
+        assert (len(reader.attempts), reader.marks) == (1, [])
+
+
+LOADER = """
+import sys, warnings
+warnings.filterwarnings("ignore", message="Failed to initialize NumPy")
+import torch.utils.data as data
+import offline_tracker as wandb
+
+class Numbers(data.Dataset):
+    def __len__(self):
+        return 12
+    def __getitem__(self, index):
+        wandb.log({"child": index})
+        run = wandb.get_run()
+        if run is not None:  # in a forked worker it is the parent's
+            run.log({"child": index})
+            run.summary["child"] = run.config["child"] = 1
+            run.mark_checkpoint("child")
+            assert run.id == "a1"
+        return index
+
+if __name__ == "__main__":
+    wandb.init(dir=sys.argv[1], id="a1")
+    for method, workers in (("fork", 2), ("spawn", 1), ("forkserver", 1)):
+        for batch in data.DataLoader(Numbers(), batch_size=3, num_workers=workers, multiprocessing_context=method):
+            wandb.log({"first": int(batch[0])})
+        print(file=sys.stderr)
+    wandb.finish()
+"""
+
+
+def test_workers_of_a_data_loader_write_nothing_and_the_parent_goes_on(runs: Runs, tmp_path: Path) -> None:
+    program = tmp_path / "train.py"  # a program given by -c can't be spawned
+    program.write_text(LOADER)
+    command = [sys.executable, program, runs.path]
+    done = subprocess.run(command, capture_output=True, text=True, timeout=120, cwd=tmp_path, check=False)
+    assert done.returncode == 0, done.stderr
+    forked, spawned, served, rest = done.stderr.split("\n\n")
+    assert forked.count("offline_tracker:") == forked.count("forked child") == 2, done.stderr
+    assert spawned.count("offline_tracker:") == spawned.count("without a run") == 1, done.stderr
+    assert served.count("offline_tracker:") == served.count("without a run") == 1, done.stderr
+    assert rest == ""
+    with runs.read("a1") as reader:
+        assert [row["first"] for row in rows_of(reader).values()] == [0, 3, 6, 9] * 3
+        assert reader.metric_names([(1, reader.last_seq, None)]) == ["first"]
+        assert (reader.state, len(reader.attempts), reader.marks) == ("finished", 1, [])
+        assert (reader.info.config, reader.summary()) == ({}, {})
 
 
 # Ranks.
+
+DISTRIBUTED = """
+import os, sys
+import torch.distributed as dist
+import offline_tracker as wandb
+rank = int(sys.argv[2])
+def train(run_id):
+    wandb.init(dir=sys.argv[1], id=run_id)
+    wandb.log({"rank": rank})
+    wandb.finish()
+wandb.init(dir=sys.argv[1], id=f"before-{rank}")  # nothing says yet that there is another
+dist.init_process_group("gloo", init_method=f"file://{os.getcwd()}/meet", rank=rank, world_size=2)
+wandb.log({"rank": rank})
+wandb.finish()
+train("behind")
+if rank == 0:
+    train("alone")  # as MiniMind: a collective in init() or log() would wait for the other for ever
+os.environ["OFFLINE_TRACKER_WRITER_RANK"] = "-1"
+train("last")
+dist.barrier()
+dist.destroy_process_group()
+"""
+
+
+def test_the_rank_that_torch_distributed_has_counts_from_the_first_log_on(runs: Runs, start: Start) -> None:
+    processes = [start(DISTRIBUTED, rank, env={"GLOO_SOCKET_IFNAME": "lo"}) for rank in (0, 1)]
+    for process in processes:
+        _, errors = process.communicate(timeout=120)
+        assert process.returncode == 0, errors
+    ranks = {run_id: [row["rank"] for row in curve_of(runs, run_id).values()] for run_id in runs.ids()}
+    assert ranks == {"before-0": [0], "behind": [0], "alone": [0], "last": [1]}
+
 
 RANK = """
 import os, sys
@@ -208,6 +305,19 @@ def test_the_other_ranks_have_the_same_id_and_write_nothing(runs: Runs, start: S
     assert {path.name for path in runs.path.iterdir()} == {ids[0]}
 
 
+def test_the_id_is_never_that_of_a_training_which_ended_before_on_the_same_port(runs: Runs, start: Start) -> None:
+    launch = {"MASTER_ADDR": "node1", "MASTER_PORT": "29500", "WORLD_SIZE": "2"}
+    before = start(RANK, env={**launch, "RANK": "0"})
+    before.communicate("", timeout=60)
+    (old,) = runs.ids()
+    one = start("print('up', flush=True)\n" + RANK, env={**launch, "RANK": "1"})
+    assert one.stdout is not None and one.stdout.readline() == "up\n"
+    zero = start(RANK, env={**launch, "RANK": "0"})  # begins only now; the other has to wait for it
+    assert zero.stdout is not None
+    new = zero.stdout.readline()
+    assert one.stdout.readline() == new != old + "\n"
+
+
 @pytest.mark.parametrize(
     ("environ", "writes"),
     [
@@ -216,12 +326,24 @@ def test_the_other_ranks_have_the_same_id_and_write_nothing(runs: Runs, start: S
         ({"RANK": "1", "LOCAL_RANK": "0"}, False),
         ({"SLURM_PROCID": "3", "SLURM_NTASKS": "4"}, False),
         ({"SLURM_PROCID": "3", "SLURM_NTASKS": "1"}, True),
+        ({"SLURM_PROCID": "3", "SLURM_NTASKS": "4", "SLURM_STEP_NUM_TASKS": "1"}, True),
+        ({"SLURM_PROCID": "3", "SLURM_STEP_NUM_TASKS": "4"}, False),
+        ({"SLURM_PROCID": "0", "SLURM_NTASKS": "4", "LOCAL_RANK": "1"}, True),
+        ({"SLURM_PROCID": "0", "SLURM_NTASKS": "4", "OMPI_COMM_WORLD_RANK": "1"}, False),
         ({"OMPI_COMM_WORLD_RANK": "2"}, False),
+        ({"SLURM_PROCID": "3", "SLURM_NTASKS": "4", "RAY_RAYLET_PID": "77"}, True),
+        ({"RANK": "1", "SLURM_PROCID": "0", "RAY_RAYLET_PID": "77"}, False),
+        ({"PMIX_RANK": "1"}, False),
         ({"PMI_RANK": "1"}, False),
+        ({"PMI_RANK": "0", "PMI_SIZE": "2", "OFFLINE_TRACKER_WRITER_RANK": "-1"}, False),
+        ({"MV2_COMM_WORLD_RANK": "1"}, False),
+        ({"LOCAL_RANK": "0", "GROUP_RANK": "1"}, False),
+        ({"JSM_NAMESPACE_RANK": "1"}, False),
         ({"LOCAL_RANK": "0", "NODE_RANK": "1"}, False),
         ({"LOCAL_RANK": "1"}, False),
         ({"LOCAL_RANK": "0"}, True),
         ({"FLUX_TASK_RANK": "1"}, False),
+        ({"RANK": "--1", "LOCAL_RANK": "\u00b2", "SLURM_PROCID": "", "SLURM_NTASKS": "4(x2)"}, True),
         ({"RANK": "1", "OFFLINE_TRACKER_RANK": "0"}, True),
         ({"RANK": "3", "WORLD_SIZE": "4", "OFFLINE_TRACKER_WRITER_RANK": "-1"}, True),
         ({"RANK": "0", "WORLD_SIZE": "4", "OFFLINE_TRACKER_WRITER_RANK": "-1"}, False),
@@ -243,6 +365,16 @@ def test_one_rank_writes(
     assert len(said(caplog)) == (0 if writes else 1)
 
 
+@pytest.mark.parametrize("name", ["OFFLINE_TRACKER_RANK", "OFFLINE_TRACKER_WRITER_RANK"])
+def test_a_rank_of_ours_that_is_no_number_is_said_before_anything_is_made(
+    name: str, runs: Runs, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setenv(name, "last")
+    with pytest.raises(UsageError, match=f"{name} is 'last'"):
+        wandb.init(dir=runs.path)
+    assert not runs.path.exists()
+
+
 def test_a_rank_that_is_given_beats_the_environment(runs: Runs, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setenv("RANK", "0")
     assert not isinstance(wandb.init(dir=runs.path, id="a1", rank=1), Run)
@@ -261,6 +393,27 @@ def test_ranks_that_are_known_only_after_init_are_looked_at_again(
     assert runs.ids() == []
     wandb.finish()
     assert runs.ids() == []
+
+
+def test_a_whole_training_uses_no_network_and_starts_no_process(python: Callable[..., str]) -> None:
+    program = """
+import sys
+seen = set()
+def hook(event, args):
+    if event.startswith(("socket.", "subprocess.", "os.fork", "os.exec", "os.posix_spawn", "os.system")):
+        seen.add(event)
+sys.addaudithook(hook)
+import offline_tracker as wandb
+wandb.login()
+run = wandb.init(dir=sys.argv[1], project="p", id="a1", config={"lr": 1})
+run.define_metric("loss", summary="min")
+wandb.log({"loss": 1.0})
+wandb.alert("a", "b")
+run.flush()
+wandb.finish()
+print(*seen)
+"""
+    assert set(python(program).split()) <= {"socket.gethostname"}
 
 
 def test_init_installs_no_signal_handler_and_takes_no_output(runs: Runs) -> None:
