@@ -201,7 +201,7 @@ def test_a_filesystem_that_hangs_does_not_stop_a_minute_of_training(
     fs.wait_blocked()
     assert training.log(60_000) < 1e-3
     (at,) = {path.parent for path in journals(tmp_path / "tmp")}
-    assert at.parent.name == "offline_tracker"
+    assert at.parent.name.startswith("offline_tracker")
     assert at.name.startswith("a1-")
     fs.lift()
     assert training.finish() == []
@@ -255,13 +255,14 @@ def test_a_filesystem_that_fails_costs_a_warning_and_no_call(
             fs.fail(FAILURES[name], getattr(errno, name), glob)
 
     training = train(runs, OFFLINE_TRACKER_SCRATCH=scratch)
-    training.log(50)
+    training.log(500)
     assert training.flush() is None
     fail()
-    training.log(500)
+    training.log(1)
     unread = "read" in FAILURES[name]  # what the failing journal holds can't be folded in either
     if where != "journal" or not unread:
         assert (training.flush(0.3) is None) == (where == "journal")
+    training.log(500)  # behind a writer that has met the failure
     fs.lift()
     assert training.flush() is None
     assert same(curve_of(Runs(runs), "a1"), logged(training.step))
