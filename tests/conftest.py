@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import contextlib
 import os
 import re
 import subprocess
@@ -86,3 +87,35 @@ def rows_of(reader: RunReader) -> dict[int, dict[str, Any]]:
 def curve_of(runs: Runs, run_id: str) -> dict[int, dict[str, Any]]:
     with runs.read(run_id) as reader:
         return rows_of(reader)
+
+
+@pytest.fixture
+def faultfs(tmp_path: Path) -> Iterator[Callable[..., Any]]:
+    """Mount the folder ``backing`` once more, under a name, with faults to be ordered: see `tests.faultfs.FaultFS`."""
+    from .faultfs import CannotMount, FaultFS
+
+    with contextlib.ExitStack() as stack:
+
+        def mount(name: str = "faulty", backing: str = "backing", **options: Any) -> FaultFS:
+            try:
+                return stack.enter_context(FaultFS(tmp_path / backing, tmp_path / name, **options))
+            except CannotMount as error:
+                pytest.skip(str(error))
+
+        yield mount
+
+
+@pytest.fixture
+def tmpfs(tmp_path: Path) -> Iterator[Callable[..., Path]]:
+    """Mount a tmpfs of so many bytes, under a name: see `tests.faultfs.tmpfs`."""
+    from . import faultfs
+
+    with contextlib.ExitStack() as stack:
+
+        def mount(name: str = "small", **options: Any) -> Path:
+            try:
+                return stack.enter_context(faultfs.tmpfs(tmp_path / name, **options))
+            except faultfs.CannotMount as error:
+                pytest.skip(str(error))
+
+        yield mount
