@@ -11,7 +11,8 @@ import typer
 
 from offline_tracker import curve
 from offline_tracker.errors import StoreError, TrackerError, UsageError
-from offline_tracker.store import RunReader, RunStore
+from offline_tracker.segment_store import held
+from offline_tracker.store import RunReader
 
 from .common import Chosen, RunArgument, RunsOption, named, reading
 
@@ -36,23 +37,15 @@ def rewind(
     deleted: tracker export --all still shows it.
     """
     picked = named(run, runs)
-    path = picked.folder / "run.db"
-    with reading(picked) as reader:
-        _refuse_if_alive(reader)
     try:
-        store = RunStore(path)
-        try:
-            store.fold_leftovers()
+        with held(picked.folder) as store:
             with reading(picked) as reader:
-                _refuse_if_alive(reader)
                 place = _place(reader, end)
                 superseded, last = _check(reader, picked, place, step)
                 before = _rows(reader)
             store.rewind(place.seq, step, "tracker rewind")
-        finally:
-            store.close()
     except sqlite3.Error as error:
-        raise StoreError(f"can't write {path}: {error}") from error
+        raise StoreError(f"can't write {picked.folder / 'run.db'}: {error}") from error
     with reading(picked) as reader:
         after, new_last = _rows(reader), reader.last_row_step(_spans(reader))
     who = "the next attempt goes" if place.attempt is None else f"attempt {place.attempt} went"
@@ -75,12 +68,6 @@ def _spans(reader: RunReader) -> list[curve.Span]:
 
 def _rows(reader: RunReader) -> int:
     return reader.count_rows(_spans(reader))
-
-
-def _refuse_if_alive(reader: RunReader) -> None:
-    last = reader.attempts[-1] if reader.attempts else None
-    if last is not None and last.alive():
-        raise last.busy(reader.info.id)
 
 
 def _place(reader: RunReader, end: bool) -> _Place:

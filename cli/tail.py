@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import contextlib
 import signal
 import sys
 from collections.abc import Callable
@@ -148,9 +149,10 @@ def _live(console: Any, pick: Pick, wanted: Wanted, named: bool, folder: str) ->
 
 def _newest(runs: list[Chosen]) -> list[Chosen]:
     def changed_at(run: Chosen) -> float:
-        try:
-            return (run.folder / "run.db").stat().st_mtime  # a run that is alive touches it every ten seconds
-        except OSError:
-            return 0.0
+        times = [0.0]
+        for name in ("run.db", "segments"):  # a run that is alive touches run.db every ten seconds
+            with contextlib.suppress(OSError):
+                times.append((run.folder / name).stat().st_mtime)
+        return max(times)
 
     return sorted(runs, key=changed_at, reverse=True)[:_RUNS_READ]

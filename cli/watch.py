@@ -54,7 +54,7 @@ class Watched:
             stats = [
                 (path.name, stat.st_size, stat.st_mtime_ns)
                 for path in sorted(self.run.folder.iterdir())
-                if path.name.startswith(("run.db", "journal-"))
+                if path.name.startswith(("run.db", "journal-", "segments"))
                 for stat in [path.stat()]
             ]
         except OSError:  # a journal that was there a moment ago

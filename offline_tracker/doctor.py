@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import contextlib
-import shutil
 import socket
 import struct
 import tempfile
@@ -120,7 +119,7 @@ def _examine(folder: Path) -> Health:
     path = folder / "run.db"
     schema = _schema(path)
     with RunReader(folder) as reader:
-        info, attempts, state, gaps = reader.info, reader.attempts, reader.state, getattr(reader, "gaps", ())
+        info, attempts, state, gaps = reader.info, reader.attempts, reader.state, reader.gaps
         damage = _damage(reader)
     last = attempts[-1] if attempts else None
     alive = last is not None and last.alive()
@@ -195,15 +194,11 @@ def _journals(folder: Path, folded: Mapping[int, int]) -> Iterator[JournalFile]:
 
 def _pending(folder: Path) -> int:
     """How many records of dead attempts are not in the run: those that a copy takes in."""
-    with tempfile.TemporaryDirectory(prefix="offline_tracker-") as place:
-        for name in ("run.db", "run.db-journal"):
-            with contextlib.suppress(FileNotFoundError):
-                shutil.copy(folder / name, place)
-        store = RunStore(Path(place) / "run.db")
-        try:
-            return store.fold_leftovers(delete=False, folder=folder)
-        finally:
-            store.close()
+    with (
+        tempfile.TemporaryDirectory(prefix="offline_tracker-") as place,
+        contextlib.closing(RunStore(folder / "run.db", Path(place) / "run.db")) as store,
+    ):
+        return store.fold_leftovers(delete=False)
 
 
 def _size_bytes(path: Path) -> int:

@@ -11,7 +11,7 @@ from collections.abc import Mapping
 from dataclasses import dataclass
 from pathlib import Path
 
-from .errors import UsageError
+from .errors import RunBusy, UsageError
 
 HEARTBEAT_S = 10.0
 STALE_S = 45.0
@@ -62,7 +62,23 @@ class Holder:
     def holds_since(self, beat_at: float) -> bool:
         """Whether it still holds what it took: known on its own host, elsewhere judged by its heartbeat, unix seconds."""
         known = self.alive()
-        return time.time() - beat_at < stale_s() if known is None else known
+        return not stale(beat_at) if known is None else known
+
+    def busy(self, run_id: str, since: float, beat_at: float) -> RunBusy:
+        """Return the error that says who holds a run, and how old its heartbeat is where nothing else tells."""
+        began = time.strftime("%Y-%m-%d %H:%M:%S", time.localtime(since))
+        text = f"run {run_id!r} is being written by pid {self.pid} on {self.host} since {began}"
+        if self.alive() is None:
+            text += (
+                f" (last sign of life {max(0.0, time.time() - beat_at):.0f} s ago; it counts as dead after"
+                f" {stale_s():.0f} s without one, $OFFLINE_TRACKER_STALE_S)"
+            )
+        return RunBusy(f"{text}; end that process, or use another id")
+
+
+def stale(beat_at: float) -> bool:
+    """Whether a heartbeat, unix seconds, is so old that a holder on another host counts as dead."""
+    return time.time() - beat_at >= stale_s()
 
 
 def stale_s(environ: Mapping[str, str] = os.environ) -> float:

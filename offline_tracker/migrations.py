@@ -69,6 +69,7 @@ def m002_spills_modes_gaps(db: Database) -> None:
         """
         ALTER TABLE attempt ADD COLUMN spill TEXT NOT NULL DEFAULT '';  -- the folder where its journal may go on
         ALTER TABLE attempt ADD COLUMN mode TEXT NOT NULL DEFAULT '';   -- segments, or '': this file is the live one
+        ALTER TABLE attempt ADD COLUMN segments INTEGER NOT NULL DEFAULT 0;  -- how many of them are in this file
         -- So many calls behind call seq were lost.
         CREATE TABLE gap (
             id INTEGER PRIMARY KEY, seq INTEGER NOT NULL, time REAL NOT NULL, calls INTEGER NOT NULL, reason TEXT NOT NULL

@@ -6,6 +6,7 @@ import hashlib
 import logging
 import os
 import re
+import shutil
 import tempfile
 import time
 import uuid
@@ -21,7 +22,8 @@ from .errors import RunExists, RunNotFound, StoreError, TrackerError, UsageError
 from .host import Holder, environment
 from .journal import Journal
 from .run import NullRun, Run
-from .store import RunInfo, Runs, RunStore, check_id
+from .segment_store import held, open_store
+from .store import RunInfo, Runs, check_id, put
 from .values import to_json
 from .writer import INTERVAL_S, NETWORK_INTERVAL_S, Writer
 
@@ -127,10 +129,14 @@ def _begin(
             if resume == "never":
                 raise
             exists = True  # another process was faster; which of them may write it, the claim decides
-    store = RunStore(runs.folder(run_id) / "run.db")
     try:
         place = filesystem.inspect(runs.path)
-        folder, spill = _journal_folders(runs, info, place.network)
+        in_pieces = place.locks == "host"
+        folder, spill = _journal_folders(runs, info, place.network or in_pieces)
+    except OSError as error:
+        raise StoreError(f"can't write the journal of run {run_id!r}: {error}") from error
+    store = open_store(runs.folder(run_id), folder if in_pieces else None)
+    try:
         attempt = store.claim(
             Holder.current(),
             started_at=info.created_at,
@@ -262,11 +268,27 @@ def _begin_away(
 def _bring_home(away: Runs, runs: Runs, run_id: str) -> None:
     """Put a run that was kept on this node into its runs folder, if that can be written by now."""
     try:
-        away.move(run_id, runs)
+        _move(away, runs, run_id)
     except (TrackerError, OSError) as error:
         logger.warning("run %s is still in %s: %s", run_id, away.path, error)
     else:
         logger.info("run %s was brought from %s to %s", run_id, away.path, runs.path)
+
+
+def _move(away: Runs, runs: Runs, run_id: str) -> None:
+    """Move a run that has gone on in *away* to the folder it was copied from; killed, it is in one of the two, whole."""
+    for folder in (away, runs) if run_id in runs else (away,):
+        with held(folder.folder(run_id)):
+            pass  # nobody writes it, and what dead attempts left is in it
+    with away.read(run_id) as ours:
+        if run_id in runs:
+            with runs.read(run_id) as theirs:
+                lives = [(attempt.holder, attempt.started_at) for attempt in theirs.attempts]
+                same = lives == [(attempt.holder, attempt.started_at) for attempt in ours.attempts][: len(lives)]
+                if not same or ours.info.uuid != theirs.info.uuid or theirs.last_seq > ours.last_seq:
+                    raise StoreError(f"run {run_id!r} in {runs.path} is another one, or has gone on there as well")
+        put(ours, runs.folder(run_id))
+    shutil.rmtree(away.folder(run_id))
 
 
 def _null_run(info: RunInfo, runs: Runs, run_id: str | None, born_at: float) -> NullRun:

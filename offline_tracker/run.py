@@ -540,10 +540,7 @@ class Run(NullRun):
         store = self._writer.abandon()
         try:
             if not self.resumed and remove:
-                store.close()
-                store.path.unlink()
-                store.path.with_name("run.db-journal").unlink(missing_ok=True)
-                store.path.parent.rmdir()
+                store.remove()
             else:
                 store.drop_attempt(self._writer.attempt)
         except (OSError, TrackerError) as error:

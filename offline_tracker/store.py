@@ -2,8 +2,8 @@
 The runs folder, and one run's SQLite file. All SQL about runs is here.
 
 `RunStore` is the one writer of a run, `RunReader` what everything else uses. Reading never changes a run: where a dead
-writer left something to be done (a journal to be folded in, a transaction to be rolled back, an older schema), a reader
-does it to a private copy.
+writer left something to be done (a journal to be folded in, a transaction to be rolled back, an older schema), or a run is
+in segments, a reader does it to a private copy.
 """
 
 from __future__ import annotations
@@ -20,7 +20,7 @@ import sys
 import tempfile
 import time
 import uuid
-from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
+from collections.abc import Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from functools import lru_cache
 from itertools import chain, cycle, repeat
@@ -30,9 +30,10 @@ from typing import Any, NamedTuple
 
 from . import journal
 from .errors import BadName, NewerSchema, RunBusy, RunExists, RunNotFound, StoreError
-from .host import Holder, stale_s
+from .host import Holder
 from .journal import CLOSES as CLOSES
 from .journal import EXPLICIT, Record
+from .segments import MARK, Segments, Stamp, fsync, is_marked
 from .values import NAN, TEXT, Scalar, clean_text, decode, encode, to_json
 
 logger = logging.getLogger("offline_tracker")
@@ -56,6 +57,8 @@ _POINTS = "CROSS JOIN point p ON p.seq = c.seq"
 _META = {"name": "name", "project": "project", "entity": "entity", "group": "run_group", "job_type": "job_type"}
 _META |= {"notes": "notes", "tags": "tags", "total_steps": "total_steps"}
 
+SEGMENTS = "segments"
+"""The mode of an attempt whose live database lies on its own node; see `offline_tracker.segments`."""
 _WITH_SEQ = (journal.CALL, journal.VALUES)
 
 Spans = Sequence[tuple[int, int, int | None]]
@@ -130,7 +133,8 @@ class Attempt:
         journal: the folder of its journal.
         spill: the folder where the journal may go on when it can't be written there.
         folded: number of the last journal record that is in run.db.
-        mode: "segments", or "" where run.db itself is written.
+        mode: `SEGMENTS`, or "" where run.db itself is written.
+        segments: how many of its segments are in run.db.
     """
 
     number: int
@@ -149,22 +153,15 @@ class Attempt:
     environment: Mapping[str, Any]
     spill: Path | None = None
     mode: str = ""
+    segments: int = 0
 
     def alive(self) -> bool:
         """Whether its process still writes: known on its own host, elsewhere judged by the heartbeat."""
         return self.ended_at is None and self.holder.holds_since(self.heartbeat_at)
 
     def busy(self, run_id: str) -> RunBusy:
-        """Return the error that says who holds the run, and where only the heartbeat tells how old that is."""
-        since = time.strftime("%Y-%m-%d %H:%M:%S", time.localtime(self.started_at))
-        text = f"run {run_id!r} is being written by pid {self.holder.pid} on {self.holder.host} since {since}"
-        if self.holder.alive() is None:
-            age = max(0.0, time.time() - self.heartbeat_at)
-            text += (
-                f" (last sign of life {age:.0f} s ago; it counts as dead after {stale_s():.0f} s without one,"
-                " $OFFLINE_TRACKER_STALE_S)"
-            )
-        return RunBusy(f"{text}; end that process, or use another id")
+        """Return the error that says who holds the run."""
+        return self.holder.busy(run_id, self.started_at, self.heartbeat_at)
 
 
 def check_id(run_id: str) -> str:
@@ -244,7 +241,8 @@ class Runs:
         scratch = folder / f".new-{uuid.uuid4().hex}"
         try:
             folder.mkdir(parents=True, exist_ok=True)
-            connection = _connect(scratch, "rwc")
+            # Nobody else knows this file, and where locks fail there must be none.
+            connection = _connect(scratch, "rwc&nolock=1")
             try:
                 connection.execute("PRAGMA journal_mode = MEMORY")
                 connection.execute("PRAGMA synchronous = OFF")  # the fsync below makes it last, once
@@ -265,9 +263,9 @@ class Runs:
                 )
             finally:
                 connection.close()
-            _fsync(scratch)
+            fsync(scratch)
             _publish(scratch, folder / "run.db")
-            _fsync(folder)
+            fsync(folder)
         except FileExistsError:
             raise RunExists(f"run {info.id!r} is already in {self.path}") from None
         except (OSError, sqlite3.Error) as error:
@@ -284,49 +282,19 @@ class Runs:
             StoreError: the run can't be read, or the folder can't be written.
         """
         with self.read(run_id) as reader:
-            _put(reader, to.folder(run_id))
-
-    def move(self, run_id: str, to: Runs) -> None:
-        """
-        Move a run that has gone on here back to the runs folder that it was copied from; killed, it is in one of them.
-
-        Raises:
-            RunBusy: a living process holds it, here or there.
-            StoreError: it has gone on there as well, or something can't be read or written; it is still here.
-        """
-        for runs in (self, to) if run_id in to else (self,):
-            store = RunStore(
-                runs.folder(run_id) / "run.db"
-            )  # what was begun there is rolled back, before it is replaced
-            try:
-                store.fold_leftovers()
-                if (last := store._last_attempt()) is not None and last.alive():
-                    raise RunBusy(
-                        f"run {run_id!r} in {runs.path} is held by pid {last.holder.pid} on {last.holder.host}"
-                    )
-            finally:
-                store.close()
-        with self.read(run_id) as ours:
-            if run_id in to:
-                with to.read(run_id) as theirs:
-                    lives = [(attempt.holder, attempt.started_at) for attempt in theirs.attempts]
-                    same = lives == [(attempt.holder, attempt.started_at) for attempt in ours.attempts][: len(lives)]
-                    if not same or ours.info.uuid != theirs.info.uuid or theirs.last_seq > ours.last_seq:
-                        raise StoreError(f"run {run_id!r} in {to.path} is another one, or has gone on there as well")
-            _put(ours, to.folder(run_id))
-        shutil.rmtree(self.folder(run_id))
+            put(reader, to.folder(run_id))
 
 
-def _put(reader: RunReader, folder: Path) -> None:
+def put(reader: RunReader, folder: Path) -> None:
     """Write what a reader sees as the run.db of *folder*, whole or not at all."""
     made = folder / f".new-{uuid.uuid4().hex}"
     try:
         folder.mkdir(parents=True, exist_ok=True)
         try:
             reader.save(made)
-            _fsync(made)
+            fsync(made)
             made.replace(folder / "run.db")
-            _fsync(folder)
+            fsync(folder)
         finally:
             made.unlink(missing_ok=True)
     except (OSError, sqlite3.Error) as error:
@@ -346,14 +314,6 @@ def _publish(made: Path, path: Path) -> None:
 
 def _clean(value: Any) -> Any:
     return clean_text(value) if isinstance(value, str) else value
-
-
-def _fsync(path: Path) -> None:
-    fd = os.open(path, os.O_RDONLY)
-    try:
-        os.fsync(fd)
-    finally:
-        os.close(fd)
 
 
 def _connect(path: Path, mode: str, timeout_s: float = 10.0) -> sqlite3.Connection:
@@ -385,35 +345,136 @@ def _check_schema(connection: sqlite3.Connection, path: Path) -> int:
     return version
 
 
+@contextlib.contextmanager
+def storing(path: Path) -> Iterator[None]:
+    """Make the errors of a disk and of SQLite into a StoreError that names *path*."""
+    try:
+        yield
+    except (sqlite3.Error, OSError) as error:
+        raise StoreError(f"can't write {path}: {error}") from error
+
+
 class RunStore:
     """
     The one writer of a run. Not thread-safe; used by the thread that opened it, then by the writer's alone.
 
     Args:
         path: the run.db.
+        copy: a file that this makes, to work on instead: a copy of the run with all that was published. It need not
+            outlast this process.
 
     Raises:
+        RunBusy: another process that lives holds the run.
         StoreError: it can't be opened, or is none of ours.
     """
 
-    def __init__(self, path: Path) -> None:
+    _locks_meet = True
+
+    def __init__(self, path: Path, copy: Path | None = None) -> None:
         self.path = path
+        self._copy = copy
+        self._segments = Segments(path.parent)
         self._metrics: dict[str, int] = {}
-        self._open()
+        if copy is None:
+            self._look_before_opening()
+            self._open()
+        else:
+            self._fetch(copy)
+
+    def _look_before_opening(self) -> None:
+        """Refuse a run that another process holds: where locks don't meet, opening it rolls back what that is writing."""
+        try:
+            with contextlib.closing(_connect(self.path, "ro")) as db:
+                newest = db.execute(
+                    "SELECT host, boot, pid, pid_started, started_at, heartbeat_at FROM attempt"
+                    " WHERE ended_at IS NULL AND id = (SELECT max(id) FROM attempt)"
+                ).fetchall()
+        except sqlite3.DatabaseError as error:
+            if "readonly" in str(error):  # a transaction that was broken off, or such a one
+                with (
+                    tempfile.TemporaryDirectory(prefix="offline_tracker-") as folder,
+                    contextlib.closing(RunStore(self.path, Path(folder) / "run.db")) as store,
+                ):
+                    store._refuse(Holder.current())
+            return  # opening it for writing says what is the matter
+        for *whom, since, beat_at in newest:
+            holder = Holder(*whom)
+            if holder != Holder.current() and holder.holds_since(beat_at):
+                raise holder.busy(self.path.parent.name, since, beat_at)
+
+    def _fetch(self, copy: Path) -> None:
+        """Make the copy (anew) and open it."""
+        try:
+            for again in (True, False):
+                stamp = self._copy_to(copy)
+                self._open()
+                self._fold_segments()
+                # Segments are removed once a run.db that holds them is there. Those that this one came too late for are
+                # then in that one.
+                if not again or self._stamp() == stamp:
+                    break
+                self._db.close()
+        except (sqlite3.Error, OSError) as error:
+            raise StoreError(f"can't read {self.path}: {error}") from error
+
+    def _copy_to(self, copy: Path) -> Stamp | None:
+        for path in (copy, _rollback_of(copy)):
+            path.unlink(missing_ok=True)
+        stamp = self._stamp()
+        if stamp is not None:
+            shutil.copyfile(self.path, copy)
+            return stamp
+        try:
+            _backup(self.path, copy, 10.0 if self._locks_meet else 1.0)
+        except sqlite3.OperationalError as error:
+            if "readonly" not in str(error) and self._locks_meet:
+                raise
+            # The writer was killed inside a commit. SQLite wants to roll that back, which is for the next writer to do;
+            # until then it is done to copies.
+            shutil.copyfile(self.path, copy)
+            if _rollback_of(self.path).exists() and not is_marked(copy):
+                shutil.copyfile(_rollback_of(self.path), _rollback_of(copy))
+        return None
+
+    def _stamp(self) -> Stamp | None:
+        return self._segments.stamp() if self._segments.there() else None
+
+    def _fold_segments(self) -> None:
+        """Bring into the copy what the newest attempt published behind it, and its heartbeat."""
+        last = self._last_attempt()
+        if last is None or last.mode != SEGMENTS:
+            return
+        number = last.segments
+        while (records := self._segments.read(last.number, number + 1)) is not None:
+            RunStore.append(self, last.number, records)
+            number += 1
+        claim = self._segments.claim(last.number)
+        self._note_segments(last.number, number, claim.beat_at if claim else 0.0)
+
+    def _note_segments(self, attempt: int, number: int, beat_at: float) -> None:
+        """Say how many segments are in this file, and that the attempt lived at that time."""
+        sql = "UPDATE attempt SET segments = ?, heartbeat_at = max(heartbeat_at, ?) WHERE id = ?"
+        self._db.execute(sql, (number, beat_at, attempt))
+
+    def _mark(self) -> None:
+        """Say in the file that what is published of it is only ever replaced whole."""
+        self._db.execute(f"PRAGMA application_id = {MARK}")
 
     def _open(self) -> None:
         from . import migrations
 
         try:
-            self._db = _connect(self.path, "rw")
+            self._db = _connect(self._copy or self.path, "rw")
         except sqlite3.Error as error:
             raise StoreError(f"can't open {self.path} for writing: {error}") from error
         try:
             if _check_schema(self._db, self.path) < SCHEMA_VERSION:
                 migrations.migrate(self._db)
-            # Never WAL: its shared memory does not reach other hosts, and readers there would see a broken file.
-            self._db.execute("PRAGMA journal_mode = TRUNCATE")
-            self._db.execute("PRAGMA synchronous = FULL")
+            if self._copy is not None:
+                self._db.execute("PRAGMA journal_mode = MEMORY")
+                self._db.execute("PRAGMA synchronous = OFF")
+            else:
+                self._open_in_place()
             self._metrics = dict(self._db.execute("SELECT name, id FROM metric").fetchall())
             self._variables = _variables(self._db)
         except StoreError:
@@ -422,6 +483,15 @@ class RunStore:
         except sqlite3.Error as error:
             self._db.close()
             raise StoreError(f"can't open {self.path} for writing: {error}") from error
+
+    def _open_in_place(self) -> None:
+        if self._db.execute("PRAGMA application_id").fetchone() == (MARK,):
+            if self._segments.there():
+                raise StoreError(f"{self.path} is in segments; it is opened by open_store")
+            self._db.execute("PRAGMA application_id = 0")  # from here on it is changed in place
+        # Never WAL: its shared memory does not reach other hosts, and readers there would see a broken file.
+        self._db.execute("PRAGMA journal_mode = TRUNCATE")
+        self._db.execute("PRAGMA synchronous = FULL")
 
     def reopen(self) -> None:
         """Begin anew with the file after an error; if that fails too, the next `append` says so."""
@@ -434,6 +504,26 @@ class RunStore:
 
     def close(self) -> None:
         self._db.close()
+
+    def remove(self) -> None:
+        """Close and remove a run that has nothing on record; its folder too, if nothing else is in there."""
+        self._db.close()
+        try:
+            self.path.unlink()
+            _rollback_of(self.path).unlink(missing_ok=True)
+            self.path.parent.rmdir()
+        except OSError as error:
+            raise StoreError(f"can't remove {self.path}: {error}") from error
+
+    def hold(self) -> None:
+        """
+        Make ready for a change by hand: fold in what dead attempts left.
+
+        Raises:
+            RunBusy: a process that lives holds the run.
+        """
+        self._refuse(None)
+        self.fold_leftovers()
 
     def claim(self, holder: Holder, **attempt: Any) -> int:
         """
@@ -449,28 +539,37 @@ class RunStore:
             RunBusy: another process that lives holds the run.
             StoreError: the run can't be written; it is as it was.
         """
-        try:
+        with storing(self.path):
             return self._claim(holder, attempt)
-        except (sqlite3.Error, OSError) as error:
-            raise StoreError(f"can't write {self.path}: {error}") from error
 
     def _claim(self, holder: Holder, attempt: Mapping[str, Any]) -> int:
         self.fold_leftovers()
+        return self._begin_attempt(holder, attempt)
+
+    def _refuse(self, holder: Holder | None) -> Attempt | None:
+        """Return the newest attempt, which is dead or *holder*'s own."""
+        last = self._last_attempt()
+        if last is not None and last.holder != holder and last.alive():
+            raise last.busy(self.path.parent.name)
+        return last
+
+    def _begin_attempt(
+        self, holder: Holder, attempt: Mapping[str, Any], number: int | None = None, mode: str = ""
+    ) -> int:
         self._begin()
         try:
-            last = self._last_attempt()
-            if last is not None and last.alive() and last.holder != holder:
-                raise last.busy(self.path.parent.name)
-            number = 1 if last is None else last.number + 1
+            last = self._refuse(holder)
+            if number is None:
+                number = 1 if last is None else last.number + 1
             self._db.execute(
                 "INSERT INTO attempt (id, host, boot, pid, pid_started, started_at, heartbeat_at, after_seq, journal,"
-                " spill, launch, requeue, reason, config, environment)"
-                " VALUES (?, ?, ?, ?, ?, ?, ?, ?, ?, ?, ?, ?, ?, ?, ?)",
+                " spill, launch, requeue, reason, config, environment, mode)"
+                " VALUES (?, ?, ?, ?, ?, ?, ?, ?, ?, ?, ?, ?, ?, ?, ?, ?)",
                 (
                     *(number, holder.host, holder.boot, holder.pid, holder.started, attempt["started_at"]),
                     *(attempt["started_at"], self.last_seq(), str(attempt["journal"]), str(attempt.get("spill") or "")),
                     *(attempt["launch"], attempt["requeue"], attempt["reason"]),
-                    *(attempt["config"], attempt["environment"]),
+                    *(attempt["config"], attempt["environment"], mode),
                 ),
             )
             self._db.execute("COMMIT")
@@ -482,7 +581,7 @@ class RunStore:
     def _last_attempt(self) -> Attempt | None:
         return next(iter(_attempts(self._db, "ORDER BY id DESC LIMIT 1")), None)
 
-    def fold_leftovers(self, delete: bool = True, folder: Path | None = None) -> int:
+    def fold_leftovers(self, delete: bool = True) -> int:
         """
         Move what dead attempts left in their journals into the run; returns how many records that were.
 
@@ -490,14 +589,12 @@ class RunStore:
 
         Args:
             delete: remove the journals afterwards.
-            folder: where the run really lies, when this is a copy.
         """
         count = 0
-        home = folder or self.path.parent
         for attempt in _attempts(self._db, "WHERE ended_at IS NULL ORDER BY id"):
             if attempt.alive():
                 continue
-            for path in sorted(_journals_of(attempt, home), key=_first_num):
+            for path in sorted(_journals_of(attempt, self.path.parent), key=_first_num):
                 offset = 0
                 while True:
                     records, after, _ = journal.read(path, offset)
@@ -506,11 +603,14 @@ class RunStore:
                     offset = after
                     count += self.append(attempt.number, records)
         if delete:
-            for attempt in _attempts(self._db, "ORDER BY id"):
-                if not attempt.alive():
-                    for path in _journals_of(attempt, home):
-                        path.unlink(missing_ok=True)
+            self._remove_leftovers()
         return count
+
+    def _remove_leftovers(self) -> None:
+        for attempt in _attempts(self._db, "ORDER BY id"):
+            if not attempt.alive():
+                for path in _journals_of(attempt, self.path.parent):
+                    path.unlink(missing_ok=True)
 
     def append(self, attempt: int, records: Iterable[Record], heartbeat_at: float | None = None) -> int:
         """
@@ -525,7 +625,10 @@ class RunStore:
         """
         try:
             self._begin()
-            folded = self._db.execute("SELECT folded FROM attempt WHERE id = ?", (attempt,)).fetchone()[0]
+            folded, next_after = self._db.execute(
+                "SELECT folded, (SELECT min(after_seq) FROM attempt n WHERE n.id > a.id) FROM attempt a WHERE id = ?",
+                (attempt,),
+            ).fetchone()
             fresh = sorted(records, key=itemgetter(0))
             new = len(fresh)
             if fresh and fresh[0][0] <= folded:
@@ -533,6 +636,10 @@ class RunStore:
                 # for its number; it can't come twice, for it has its seq.
                 fresh = [record for record in fresh if record[0] > folded or record[1] in _WITH_SEQ]
                 new = sum(record[0] > folded for record in fresh)
+            if next_after is not None:
+                if heartbeat_at is not None:
+                    raise StoreError(f"{self.path}: another process took this run over; it thought that we are dead")
+                fresh = self._before(fresh, next_after, folded)
             calls: list[Any] = []
             points: list[Any] = []
             alike: dict[tuple[str, ...], list[Any]] = {}
@@ -570,10 +677,30 @@ class RunStore:
             )
             self._db.execute("COMMIT")
             return new
-        except sqlite3.Error as error:
+        except BaseException as error:
             self._rollback()
             self._metrics = {}  # ids given out in the transaction that was rolled back
-            raise StoreError(f"can't write {self.path}: {error}") from error
+            if isinstance(error, sqlite3.Error):
+                raise StoreError(f"can't write {self.path}: {error}") from error
+            raise
+
+    def _before(self, late: list[Record], next_after: int, folded: int) -> list[Record]:
+        """
+        Return those of an attempt's *late* records that still count, for another attempt has begun behind *next_after*.
+
+        It went on from what it knew, with the same numbers for its calls; so what it could not know has no place.
+        """
+        kept, lost = [], 0
+        for record in late:
+            num, kind, *rest = record
+            if kind in (*_WITH_SEQ, journal.MARK) and rest[0] > next_after:
+                lost += kind == journal.CALL and num > folded
+            elif kind in (*_WITH_SEQ, journal.MARK, journal.ALERT, journal.GAP, journal.END):
+                kept.append(record)
+        if lost:
+            sql = "INSERT INTO gap (seq, time, calls, reason) VALUES (?, ?, ?, ?)"
+            self._db.execute(sql, (next_after, time.time(), lost, "they came to light when another attempt had begun"))
+        return kept
 
     # What follows is all that the writer's thread does with the GIL held, and each statement hands the GIL over a few times:
     # both delay log(). So there are no tuples for the rows, and few statements (see `_ROWS`).
@@ -772,6 +899,10 @@ class RunStore:
             self._db.execute("ROLLBACK")
 
 
+def _rollback_of(database: Path) -> Path:
+    return database.with_name(f"{database.name}-journal")
+
+
 @lru_cache(maxsize=_STATEMENTS)
 def _insertion(table: str, row: str, rows: int) -> str:
     return f"INSERT OR IGNORE INTO {table} VALUES {', '.join([row] * rows)}"
@@ -810,14 +941,15 @@ def _rewinds(db: sqlite3.Connection) -> list[Rewind]:
 def _attempts(db: sqlite3.Connection, tail: str = "ORDER BY id") -> list[Attempt]:
     rows = db.execute(
         "SELECT id, host, boot, pid, pid_started, started_at, heartbeat_at, ended_at, exit_code, after_seq, journal,"
-        f" folded, launch, requeue, reason, config, environment, spill, mode FROM attempt {tail}"
+        " folded, launch, requeue, reason, config, environment, spill, mode, segments"
+        f" FROM attempt {tail}"
     ).fetchall()
     return [_attempt(*row) for row in rows]
 
 
 def _attempt(number: int, host: str, boot: str, pid: int, pid_started: int, *rest: Any) -> Attempt:
     started_at, heartbeat_at, ended_at, exit_code, after_seq, folder, *more = rest
-    folded, launch, requeue, reason, config, environment, spill, mode = more
+    folded, launch, requeue, reason, config, environment, spill, mode, segments = more
     return Attempt(
         number,
         Holder(host, boot, pid, pid_started),
@@ -835,6 +967,7 @@ def _attempt(number: int, host: str, boot: str, pid: int, pid_started: int, *res
         json.loads(environment),
         Path(spill) if spill else None,
         mode,
+        segments,
     )
 
 
@@ -880,21 +1013,12 @@ class RunReader:
 
     def __init__(self, folder: Path) -> None:
         self.folder = folder
-        self._is_copy = False
         path = folder / "run.db"
+        segments = Segments(folder)
         try:
-            try:
-                self._db = _connect(path, "ro")
-                old = _check_schema(self._db, path) < SCHEMA_VERSION
-            except sqlite3.OperationalError as error:
-                if "readonly" not in str(error):
-                    raise
-                # The writer was killed inside a commit. SQLite wants to roll that back, which is for the next writer
-                # to do; until then a reader rolls back a copy of its own.
-                self._read_copy(shutil.copy)
-                old = False
-            if not self._is_copy and (old or self._has_leftovers()):
-                self._read_copy(_backup)
+            published = segments.there() and segments.stamp() is not None
+            if self._needs_copy(path, published):
+                self._read_copy(path)
             self._db.execute("BEGIN")  # one moment of the run: a rewind must not be missed whose calls are seen
             self.info = self._info()
             self.attempts = _attempts(self._db)
@@ -923,33 +1047,39 @@ class RunReader:
         if hasattr(self, "_db"):
             self._db.close()
 
-    def _has_leftovers(self) -> bool:
-        # Of a run that is being written the journal is folded in by its writer within moments.
-        return any(
-            _size_bytes(path) > 0
-            for attempt in _attempts(self._db, "WHERE ended_at IS NULL ORDER BY id")
-            if not attempt.alive()
-            for path in _journals_of(attempt, self.folder)
-        )
+    def _needs_copy(self, path: Path, published: bool) -> bool:
+        """Open the run where it lies; return whether that won't do."""
+        try:
+            # A file that is only ever replaced whole needs no locks, and a rollback journal beside it is not its own.
+            self._db = _connect(path, "ro&immutable=1" if published else "ro")
+            if _check_schema(self._db, path) < SCHEMA_VERSION:
+                return True
+        except sqlite3.OperationalError as error:
+            if "readonly" not in str(error):  # see `RunStore._copy_to`
+                raise
+            return True
+        if published and not _attempts(self._db, "WHERE ended_at IS NOT NULL AND id = (SELECT max(id) FROM attempt)"):
+            return True
+        return any(_size_bytes(journal) > 0 for journal in self._leftovers())
 
-    def _read_copy(self, copy: Callable[[Path, Path], object]) -> None:
+    def _leftovers(self) -> list[Path]:
+        # Of a run that is being written the journal is folded in by its writer within moments.
+        dead = (attempt for attempt in _attempts(self._db, "WHERE ended_at IS NULL ORDER BY id") if not attempt.alive())
+        return [path for attempt in dead for path in _journals_of(attempt, self.folder)]
+
+    def _read_copy(self, path: Path) -> None:
+        self._db.close()
         with tempfile.TemporaryDirectory(prefix="offline_tracker-") as folder:
-            target = Path(folder) / "run.db"
-            copy(self.folder / "run.db", target)
-            rollback = self.folder / "run.db-journal"
-            if copy is shutil.copy and rollback.exists():
-                shutil.copy(rollback, target.with_name("run.db-journal"))
-            self._db.close()
-            store = RunStore(target)
+            copy = Path(folder) / "run.db"
+            store = RunStore(path, copy)
             try:
-                store.fold_leftovers(delete=False, folder=self.folder)
+                store.fold_leftovers(delete=False)
             finally:
                 store.close()
-            self._db = _connect(target, "ro")
+            self._db = _connect(copy, "ro")
             # From its first statement on SQLite has the file open, and needs no name of it: so none is left, however a
             # sync that reads it for minutes ends.
             self._db.execute("SELECT id FROM run").fetchall()
-        self._is_copy = True
 
     def _info(self) -> RunInfo:
         columns = "id, uuid, created_at, project, name, entity, run_group, job_type, notes, tags, config, total_steps"
@@ -1080,9 +1210,9 @@ class RunReader:
         return self._ask("SELECT seq, time, title, text, level FROM alert ORDER BY id")
 
 
-def _backup(source: Path, target: Path) -> None:
+def _backup(source: Path, target: Path, timeout_s: float) -> None:
     """Copy a database through SQLite, which keeps its locks where a plain open and close would drop them."""
-    reading, writing = _connect(source, "ro"), _connect(target, "rwc")
+    reading, writing = _connect(source, "ro", timeout_s), _connect(target, "rwc")
     try:
         reading.backup(writing)
     finally:

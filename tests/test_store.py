@@ -215,7 +215,7 @@ def test_find_takes_an_id_a_unique_beginning_and_names_what_is_close(runs: Runs)
 TABLES = {
     "run": "id uuid created_at project name entity run_group job_type notes tags config total_steps",
     "attempt": "id host boot pid pid_started started_at heartbeat_at ended_at exit_code after_seq journal folded launch"
-    " requeue reason config environment spill mode",
+    " requeue reason config environment spill mode segments",
     "metric": "id name definition",
     "call": "seq step time flags",
     "point": "seq metric value kind",
