@@ -24,10 +24,7 @@ def rank(given: int | None = None, environ: Mapping[str, str] = os.environ) -> t
     """
 
     def number(name: str) -> int | None:
-        try:
-            return int(environ.get(name, ""))
-        except ValueError:
-            return None
+        return _whole(environ.get(name, "").strip())
 
     size = number("WORLD_SIZE") or 1
     for mine in (given, _ours("OFFLINE_TRACKER_RANK", environ)):
@@ -74,7 +71,12 @@ def writes(given: int | None = None, environ: Mapping[str, str] = os.environ) ->
 
 def _ours(name: str, environ: Mapping[str, str]) -> int | None:
     text = environ.get(name, "").strip()
-    try:
-        return int(text) if text else None
-    except ValueError:
-        raise UsageError(f"${name} is {text!r}: use a whole number") from None
+    if text and _whole(text) is None:
+        raise UsageError(f"${name} is {text!r}: use a whole number")
+    return _whole(text)
+
+
+def _whole(text: str) -> int | None:
+    # Looked at before: an int() that fails swallows the KeyboardInterrupt which comes while it makes up its message.
+    digits = text.removeprefix("-")
+    return int(text) if digits.isascii() and digits.isdigit() else None
