@@ -22,6 +22,7 @@ from offline_tracker.probe import Meeting, Outcome
 from offline_tracker.store import SCHEMA_VERSION, Attempt
 
 from .common import Chosen, JsonOption, RunOptions, RunsArgument, chosen, runs_folder
+from .glance import gaps_text
 from .words import clean, moment, put, to_json, warn
 
 _SCRATCH = "$OFFLINE_TRACKER_SCRATCH, $SLURM_TMPDIR, $TMPDIR or /tmp of the node that trains"
@@ -210,10 +211,12 @@ def _findings(found: Health, home: Path) -> list[str]:
             f"the last second of attempt {attempt.number} may still be on {attempt.holder.host} in {attempt.journal}; run"
             f" there: {_command(home, '--run', found.run, '--repair')}"
         )
-    lines += [
-        f"{_plural(gap.calls, 'call')} lost behind call {gap.seq}, {moment(gap.time)}: {gap.reason}"
-        for gap in found.gaps
-    ]
+    if found.gaps:
+        lines.append(gaps_text([gap.calls for gap in found.gaps]))
+        lines += [
+            f"{_plural(gap.calls, 'call')} lost behind call {gap.seq}, {moment(gap.time)}: {gap.reason}"
+            for gap in found.gaps
+        ]
     lines += [f"empty folder {place}" for place in found.empty]
     return lines
 

@@ -74,6 +74,7 @@ def _document(reader: RunReader) -> dict[str, Any]:
                 "alive": attempt.alive(),
                 "why": attempt.reason,
                 "calls": end - begin,
+                "journal": None if attempt.elsewhere is None else str(attempt.elsewhere),
             }
             for attempt, (begin, end) in zip(reader.attempts, pairwise(ends), strict=True)
         ],
@@ -132,6 +133,14 @@ def _print(document: Mapping[str, Any]) -> None:
             for item in document["attempts"]
         ]
         put(_table(["", "host", "pid", "started", "ended", "calls", "why"], rows))
+        for item in document["attempts"]:
+            if item["journal"]:
+                where = f"on {clean(item['host'])} in {clean(item['journal'])}"
+                put(
+                    Text(
+                        f"the last second of attempt {item['number']} may still be {where}: tracker doctor --repair there"
+                    )
+                )
     if document["rewinds"]:
         _heading("Rewinds")
         rows = [[item["after_call"], item["step"], moment(item["time"]), item["why"]] for item in document["rewinds"]]

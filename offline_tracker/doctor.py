@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import contextlib
-import socket
 import struct
 import tempfile
 from collections.abc import Iterator, Mapping, Sequence
@@ -137,15 +136,7 @@ def _examine(folder: Path) -> Health:
         journals=tuple(journals),
         pending=count,
         cut_off=not alive and _size_bytes(path.with_name("run.db-journal")) > 0,
-        elsewhere=tuple(
-            attempt
-            for attempt in attempts
-            if attempt.journal in scratch
-            and not attempt.journal.is_dir()
-            and attempt.holder.host != socket.gethostname()  # on this one it was folded in and removed
-            and attempt.ended_at is None
-            and not attempt.alive()
-        ),
+        elsewhere=tuple(attempt for attempt in attempts if attempt.journal in scratch and attempt.elsewhere),
         empty=() if alive else tuple(filter(_is_empty, scratch)),
         gaps=gaps,
     )
@@ -153,7 +144,7 @@ def _examine(folder: Path) -> Health:
 
 def _scratch(run_id: str, attempts: Sequence[Attempt]) -> list[Path]:
     """Where journals may lie outside the run's folder, which has the run's id for a name wherever it lies by now."""
-    places = {place for attempt in attempts for place in (attempt.journal, getattr(attempt, "spill", None))}
+    places = {place for attempt in attempts for place in (attempt.journal, attempt.spill)}
     return sorted(place for place in places if place is not None and place.name != run_id)
 
 

@@ -271,7 +271,8 @@ class NullRun(Extras):
         return self
 
     def __exit__(self, kind: type[BaseException] | None, error: BaseException | None, traceback: Any) -> None:
-        self.finish(exit_code=0 if kind is None else 1)
+        code = error.code if isinstance(error, SystemExit) else None if error is None else 1
+        self.finish(exit_code=code if isinstance(code, int) else int(code is not None))
 
 
 class Run(NullRun):
@@ -514,7 +515,8 @@ class Run(NullRun):
         Raises:
             StoreError: it could not be written in time; the calls are still in the journal.
         """
-        self._writer.flush(timeout_s)
+        if os.getpid() == self._pid:
+            self._writer.flush(timeout_s)
 
     def finish(self, exit_code: int | None = None, **ignored: Any) -> None:
         if os.getpid() != self._pid:
@@ -552,10 +554,16 @@ class Run(NullRun):
     def inherited(self) -> bool:
         return os.getpid() != self._pid
 
-    def forked(self) -> None:
-        """Called in a forked child, which never writes."""
-        self._ready = False
-        self._writer.forget()
+    def forks(self) -> None:
+        """Called before a fork; behind it `forked` is called, in the parent and in the child."""
+        self._writer.pause()
+
+    def forked(self, child: bool) -> None:
+        """Called after a fork; a child never writes."""
+        self._writer.go_on()
+        if child:
+            self._ready = False
+            self._writer.forget()
 
     def _config_changed(self, values: dict[str, Any]) -> None:
         self._put(journal.CONFIG, {key: to_json(value) for key, value in values.items()})

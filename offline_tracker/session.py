@@ -254,10 +254,17 @@ def _at_exit() -> None:
         logger.warning("%s", error)
 
 
-def _in_child() -> None:
-    if isinstance(_current, Run):
-        _current.forked()
+def _before_fork() -> None:
+    if isinstance(_current, Run) and not _current.inherited:
+        _current.forks()
+
+
+def _after_fork(child: bool) -> None:
+    if isinstance(_current, Run) and (child or not _current.inherited):
+        _current.forked(child)
 
 
 atexit.register(_at_exit)
-os.register_at_fork(after_in_child=_in_child)
+os.register_at_fork(
+    before=_before_fork, after_in_parent=lambda: _after_fork(False), after_in_child=lambda: _after_fork(True)
+)

@@ -159,6 +159,13 @@ class Attempt:
         """Whether its process still writes: known on its own host, elsewhere judged by the heartbeat."""
         return self.ended_at is None and self.holder.holds_since(self.heartbeat_at)
 
+    @property
+    def elsewhere(self) -> Path | None:
+        """Where, on the host that it died on, the last of its calls may still be; None if nothing can be there."""
+        if self.ended_at is not None or self.journal.is_dir() or self.holder.alive() is not None or self.alive():
+            return None
+        return self.journal
+
     def busy(self, run_id: str) -> RunBusy:
         """Return the error that says who holds the run."""
         return self.holder.busy(run_id, self.started_at, self.heartbeat_at)
@@ -611,6 +618,19 @@ class RunStore:
             if not attempt.alive():
                 for path in _journals_of(attempt, self.path.parent):
                     path.unlink(missing_ok=True)
+                self._leave(attempt)
+
+    def _leave(self, attempt: Attempt) -> None:
+        """Remove the scratch of a dead attempt that was folded in here, so that no other host thinks it held something."""
+        home = self.path.parent.resolve()
+        for folder in {attempt.journal, attempt.spill} - {None, home, self.path.parent}:
+            assert folder is not None
+            if not folder.is_dir():
+                continue
+            with contextlib.suppress(OSError):  # there is something else in it
+                folder.rmdir()
+            if folder == attempt.journal:
+                self._db.execute("UPDATE attempt SET journal = ? WHERE id = ?", (str(home), attempt.number))
 
     def append(self, attempt: int, records: Iterable[Record], heartbeat_at: float | None = None) -> int:
         """

@@ -34,6 +34,7 @@ LATE_S = 10.0
 _LATE_POLL_S = 0.005
 _BACKOFF_S = (1.0, 60.0)
 _HOME_AGAIN_S = 5.0
+_FORK_WAITS_S = 1.0
 
 
 class _Late(NamedTuple):
@@ -93,6 +94,8 @@ class Writer:
         self._beat_at = time.monotonic()  # when run.db last heard of us
         # SimpleQueue.put may be interrupted by itself (a signal handler that logs), an Event's set may not.
         self._wake: SimpleQueue[None] = SimpleQueue()
+        self._storing = threading.Lock()  # held while SQLite is at work
+        self._paused = False
         self._passed = threading.Condition()
         self._thread = threading.Thread(target=self._work, name="offline_tracker-writer", daemon=True)
         self._thread.start()
@@ -243,6 +246,16 @@ class Writer:
         self._remove(self._journal.path)
         return self._store
 
+    def pause(self) -> None:
+        """Called before a fork: a child that inherits SQLite in the middle of something hangs when it uses it itself."""
+        self._paused = self._storing.acquire(timeout=_FORK_WAITS_S)  # not for ever: the disk may hang
+
+    def go_on(self) -> None:
+        """Called after a fork, in the parent and in the child."""
+        if self._paused:
+            self._paused = False
+            self._storing.release()
+
     def forget(self) -> None:
         """Called in a forked child: the parent's files must not be touched, not even by closing them."""
         import ctypes
@@ -365,7 +378,8 @@ class Writer:
                 records = [self._whole(record) for record in records]
             beats = time.monotonic() - self._beat_at > HEARTBEAT_S / 2
             for start in range(0, len(records) or beats, CALLS_A_TRANSACTION):
-                self._store.append(self.attempt, records[start : start + CALLS_A_TRANSACTION], time.time())
+                with self._storing:
+                    self._store.append(self.attempt, records[start : start + CALLS_A_TRANSACTION], time.time())
                 self._beat_at = time.monotonic()
             later = [record for record in extra if record[0] > upto]
         finally:

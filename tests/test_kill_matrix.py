@@ -264,7 +264,6 @@ def test_another_host_sees_what_is_in_the_store(runs: Runs, died: Path) -> None:
     assert len(exported(runs.path)["a1"]) == 620
 
 
-@pytest.mark.xfail(reason="tracker show does not say yet where the rest of a journal may be", strict=True)
 def test_another_host_is_told_where_the_rest_may_be(runs: Runs, died: Path) -> None:
     def shown(*options: str) -> str:
         command = [TRACKER, "show", "a1", "--runs", str(runs.path), *options]
@@ -279,7 +278,6 @@ def test_another_host_is_told_where_the_rest_may_be(runs: Runs, died: Path) -> N
         assert attempt["journal"] == folder
 
 
-@pytest.mark.xfail(reason="calls of a journal that comes back late fall into those of the next attempt", strict=True)
 def test_a_journal_that_comes_back_behind_the_next_attempt_changes_none_of_its_calls(
     runs: Runs, died: Path, start: Start, tmp_path: Path
 ) -> None:
