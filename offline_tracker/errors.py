@@ -61,7 +61,14 @@ class RunExists(TrackerError):
 
 
 class RunBusy(TrackerError):
-    """Another process writes the run, or syncs it."""
+    """
+    Another process writes the run, or syncs it.
+
+    Attributes:
+        elsewhere: it is on another host, so that only its heartbeat tells whether it lives.
+    """
+
+    elsewhere = False
 
 
 class StoreError(TrackerError):

@@ -73,7 +73,9 @@ class Holder:
                 f" (last sign of life {max(0.0, time.time() - beat_at):.0f} s ago; it counts as dead after"
                 f" {stale_s():.0f} s without one, $OFFLINE_TRACKER_STALE_S)"
             )
-        return RunBusy(f"{text}; end that process, or use another id")
+        error = RunBusy(f"{text}; end that process, or use another id")
+        error.elsewhere = self.alive() is None
+        return error
 
 
 def stale(beat_at: float) -> bool:

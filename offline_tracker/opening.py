@@ -18,8 +18,8 @@ from typing import Any
 from . import curve, filesystem, requeue
 from . import rank as ranks  # functions here have a parameter of that name
 from .compat import generate_id
-from .errors import RunExists, RunNotFound, StoreError, TrackerError, UsageError
-from .host import Holder, environment
+from .errors import RunBusy, RunExists, RunNotFound, StoreError, TrackerError, UsageError
+from .host import HEARTBEAT_S, Holder, environment, stale_s
 from .journal import Journal
 from .run import NullRun, Run
 from .segment_store import held, open_store
@@ -99,11 +99,27 @@ def open_run(
             _bring_home(away, runs, run_id)
         if run_id in away:
             raise StoreError(f"run {run_id!r} can't be brought from {away.path} to {runs.path}")
-        return _begin(replace(info, id=run_id), runs, resume, reason, begin_at, fork, rank)
+        return _begin_when_free(replace(info, id=run_id), runs, resume, reason, begin_at, fork, rank)
     except StoreError as error:
         if on_error == "raise":
             raise
         return _begin_away(error, info, runs, run_id, begin_at, rank)
+
+
+def _begin_when_free(info: RunInfo, *how: Any) -> Run:
+    """Begin, after a restart on another node as soon as the life before counts as dead: it is what was restarted."""
+    end = time.monotonic() + stale_s() + HEARTBEAT_S
+    said = False
+    while True:
+        try:
+            return _begin(info, *how)
+        except RunBusy as error:
+            if not error.elsewhere or not requeue.was_restarted() or time.monotonic() > end:
+                raise
+            if not said:
+                logger.info("waiting, because this job was started again: %s", error)
+            said = True
+            time.sleep(1.0)
 
 
 def _begin(

@@ -49,6 +49,11 @@ def requeue_key(environ: Mapping[str, str] = os.environ) -> str:
     return _BETWEEN.join(requeue_keys(environ))
 
 
+def was_restarted(environ: Mapping[str, str] = os.environ) -> bool:
+    """Return whether the scheduler says that this job was started before."""
+    return any(environ.get(variable, "0") not in ("", "0") for variable in requeue_keys(environ).values())
+
+
 def requeued_run(
     runs: Runs, project: str | None, name: str | None, environ: Mapping[str, str] = os.environ
 ) -> tuple[str, str] | None:

@@ -2,10 +2,13 @@
 
 from __future__ import annotations
 
+import contextlib
 import json
 import logging
+import sqlite3
 import subprocess
 import sys
+import time
 from collections.abc import Callable
 from pathlib import Path
 from typing import Any
@@ -13,7 +16,8 @@ from typing import Any
 import pytest
 
 import offline_tracker as wandb
-from offline_tracker import RunExists, RunNotFound, UsageError
+from offline_tracker import RunBusy, RunExists, RunNotFound, UsageError
+from offline_tracker.host import STALE_S
 from offline_tracker.store import Runs
 
 from .conftest import Start, curve_of, read, said
@@ -92,6 +96,7 @@ def test_auto_takes_the_newest_unfinished_run_of_project_and_name(runs: Runs, st
     begin(runs, "other-project", exit_code=1, project="q", name="n")
     program = """
 import sys
+import time
 import offline_tracker as wandb
 wandb.init(dir=sys.argv[1], id="held", project="p", name="n").log({"a": 1})
 print("ready", flush=True)
@@ -293,3 +298,20 @@ def test_a_training_that_torchrun_restarts_is_one_run(runs: Runs, tmp_path: Path
         f"id-{rank}-{life}": run_id for rank in (0, 1) for life in (0, 1)
     }
     assert [row["life"] for row in curve_of(runs, run_id).values()] == [0] * 10 + [1] * 10
+
+
+def test_a_restart_on_another_node_waits_until_the_life_before_counts_as_dead(
+    runs: Runs, monkeypatch: pytest.MonkeyPatch, caplog: pytest.LogCaptureFixture
+) -> None:
+    begin(runs, "a1")
+    with contextlib.closing(sqlite3.connect(runs.folder("a1") / "run.db")) as db, db:
+        values = ("node17", "another boot", time.time() - STALE_S + 2)
+        db.execute("UPDATE attempt SET ended_at = NULL, host = ?, boot = ?, heartbeat_at = ?", values)
+    monkeypatch.setenv("SLURM_JOB_ID", "7")
+    with pytest.raises(RunBusy, match="node17"):
+        wandb.init(dir=runs.path, id="a1")
+    monkeypatch.setenv("SLURM_RESTART_COUNT", "1")
+    with caplog.at_level(logging.INFO, "offline_tracker"):
+        begin(runs, "a1")
+    assert len([text for text in said(caplog, logging.INFO) if text.startswith("waiting")]) == 1
+    assert len(read(runs).attempts) == 2
