@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import re
 from collections.abc import Iterable, Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from typing import Any
 
 from offline_tracker import curve
@@ -66,6 +66,14 @@ def gap_json(gap: Gap) -> dict[str, Any]:
     return {"after_call": gap.seq, "time": gap.time, "calls": gap.calls, "why": gap.reason}
 
 
+def flat(values: Mapping[str, Any], path: str = "") -> dict[str, Any]:
+    """Return a config with its nested mappings flattened, their keys joined by dots."""
+    out: dict[str, Any] = {}
+    for key, value in values.items():
+        out.update(flat(value, f"{path}{key}.") if isinstance(value, Mapping) and value else {f"{path}{key}": value})
+    return out
+
+
 def clip(spans: Iterable[Span], first: int, last: int | None = None) -> list[Span]:
     """Return the parts of *spans* from call *first* to *last*."""
     top = max((span.last for span in spans), default=0) if last is None else last
@@ -98,6 +106,8 @@ class Glance:
     left: tuple[float, str] | None
     last_at: float
     gaps: Sequence[Gap] = ()
+    tags: Sequence[str] = ()
+    config: Mapping[str, Any] = field(default_factory=dict)
 
 
 def newest(reader: RunReader, spans: Sequence[Span]) -> tuple[dict[str, tuple[int, Any]], Call | None]:
@@ -140,4 +150,6 @@ def glance(reader: RunReader) -> Glance:
         left=time_left(values) if state == "running" else None,
         last_at=max(started_at, last.time) if last else started_at,
         gaps=reader.gaps,
+        tags=info.tags,
+        config=info.config or {},
     )

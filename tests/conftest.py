@@ -29,8 +29,9 @@ Python = Callable[..., str]
 
 
 @pytest.fixture(autouse=True)
-def alone(monkeypatch: pytest.MonkeyPatch) -> Iterator[None]:
-    """No job around this process, no run before the test and none behind it."""
+def alone(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> Iterator[None]:
+    """No job around this process, no run before the test and none behind it, nothing kept from elsewhere."""
+    monkeypatch.setenv("XDG_CACHE_HOME", str(tmp_path / "cache"))
     for name in filter(OURS.match, list(os.environ)):
         monkeypatch.delenv(name)
     monkeypatch.setattr(session, "_warned", set())

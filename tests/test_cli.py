@@ -289,6 +289,44 @@ def test_ls_and_show_tell_of_lost_calls(runs: Runs, tracker: Callable[..., str])
     assert [(gap["after_call"], gap["calls"], gap["why"]) for gap in shown["gaps"]] == [(1, *item) for item in lost]
 
 
+def test_ls_picks_sorts_and_shows_where_the_configs_differ(runs: Runs, tracker: Callable[..., str]) -> None:
+    for nth, (loss, project) in enumerate([(0.5, "p"), (0.25, "q"), (math.nan, "p"), (0.75, "p")]):
+        config = {"lr": 0.1 * nth, "model": {"dim": 8 << nth, "kind": "gpt"}, "batch": 32}
+        record(runs, f"r{nth}", {"loss": loss}, project=project, config=config, tags=["odd"] if nth % 2 else None)
+
+    def listed(*options: str) -> list[str]:
+        return [item["run"] for item in json.loads(tracker("ls", "--json", *options))]
+
+    assert listed() == ["r3", "r2", "r1", "r0"]  # the newest first
+    assert listed("--sort", "loss") == ["r1", "r0", "r3", "r2"]  # NaN last
+    assert listed("--project", "p", "--sort", "loss") == ["r0", "r3", "r2"]
+    assert listed("--tag", "odd", "--state", "finished") == ["r3", "r1"]
+    assert listed("--state", "crashed") == []
+    head, *lines = tracker("ls", "--sort", "loss").splitlines()
+    assert head.split()[5:9] == ["loss", "config.lr", "model.dim", "age"]  # beside the loss; not kind, not batch
+    assert lines[0].split()[5:8] == ["0.25", "0.1", "16"]
+
+
+def test_ls_opens_an_ended_run_again_only_if_it_has_changed(
+    runs: Runs, tracker: Callable[..., str], tmp_path: Path
+) -> None:
+    record(runs, "a1", {"loss": 0.5})
+    path = runs.path / "a1" / "run.db"
+    whole = path.read_bytes()
+    hour_ago = time.time() - 3600
+    os.utime(path, (hour_ago, hour_ago))
+    first = tracker("ls").split()[:11]
+    path.write_bytes(b"x" * len(whole))  # in place: the same inode and size
+    os.utime(path, (hour_ago, hour_ago))
+    assert tracker("ls").split()[:11] == first
+    os.utime(path, (hour_ago + 1, hour_ago + 1))
+    assert "unreadable" in tracker("ls", status=1)
+    for kept in (tmp_path / "cache").rglob("*.json"):
+        kept.write_text("[no JSON")
+    path.write_bytes(whole)
+    assert tracker("ls").split()[:11] == first
+
+
 def test_ls_shows_runs_and_one_that_is_broken(runs: Runs, tracker: Callable[..., str]) -> None:
     record(runs, "a1", {"loss": 2.5, "lr": 0.001}, {"loss": 1.5, "lr": 0.0005}, name="first", project="p")
     record(runs, "b2", {"train/loss": 0.25}, total_steps=10)
