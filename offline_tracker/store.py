@@ -872,8 +872,9 @@ class RunStore:
         self._db.execute("BEGIN IMMEDIATE")
 
     def _rollback(self) -> None:
-        if self._db.in_transaction:  # a full disk rolls back by itself
-            self._db.execute("ROLLBACK")
+        with contextlib.suppress(sqlite3.ProgrammingError):  # it is closed: nothing could be opened anew
+            if self._db.in_transaction:  # a full disk rolls back by itself
+                self._db.execute("ROLLBACK")
 
 
 def _rollback_of(database: Path) -> Path:
@@ -1183,6 +1184,8 @@ def _backup(source: Path, target: Path, timeout_s: float) -> None:
     """Copy a database through SQLite, which keeps its locks where a plain open and close would drop them."""
     reading, writing = _connect(source, "ro", timeout_s), _connect(target, "rwc")
     try:
+        reading.execute("BEGIN")
+        reading.execute("SELECT 1 FROM sqlite_master").fetchall()  # backup() itself would wait for a lock for ever
         reading.backup(writing)
     finally:
         reading.close()
