@@ -104,7 +104,7 @@ class SegmentStore(RunStore):
                 self._segments.release(number)
                 raise
             if last is None or last.number < number:
-                self._attempt, self._beat_at = number, time.time()
+                self._attempt, self._beat_at = number, since
                 return number
             self._segments.release(number)
 
@@ -143,6 +143,7 @@ class SegmentStore(RunStore):
 
     def hold(self) -> None:
         with storing(self.path):
+            self._refuse(None)
             self._take(Holder.current(), time.time())
             self.fold_leftovers(delete=False)
 
@@ -199,7 +200,7 @@ class SegmentStore(RunStore):
             raise StoreError(f"{self.path}: nobody holds it")
         self._check_held(self._attempt)
         if self._claimed:
-            self._note_segments(self._attempt, self._number, time.time())
+            self._note_segments(self._attempt, self._number, self._beat_at)
         self._segments.publish_whole(self._attempt, self._file)
         self._in_run, self._size_bytes = self._number, 0
 

@@ -93,6 +93,7 @@ class Segments:
                 file.write(json.dumps({"since": since, **asdict(holder)}))
                 file.flush()
                 os.fsync(file.fileno())
+                self.beat(attempt, since)  # its mtime is of our clock then, not of the file server's
             except OSError:
                 self.release(attempt)
                 raise

@@ -915,8 +915,9 @@ class RunStore:
         self._db.execute("BEGIN IMMEDIATE")
 
     def _rollback(self) -> None:
-        if self._db.in_transaction:  # a full disk rolls back by itself
-            self._db.execute("ROLLBACK")
+        with contextlib.suppress(sqlite3.ProgrammingError):  # it is closed: nothing could be opened anew
+            if self._db.in_transaction:  # a full disk rolls back by itself
+                self._db.execute("ROLLBACK")
 
 
 def _rollback_of(database: Path) -> Path:
@@ -1010,6 +1011,11 @@ def _first_num(path: Path) -> int:
     return records[0][0] if records else 0
 
 
+def _changed_at(path: Path) -> tuple[int, int, int]:
+    status = path.stat()
+    return status.st_ino, status.st_size, status.st_mtime_ns
+
+
 def _size_bytes(path: Path) -> int:
     try:
         return path.stat().st_size
@@ -1091,11 +1097,17 @@ class RunReader:
         self._db.close()
         with tempfile.TemporaryDirectory(prefix="offline_tracker-") as folder:
             copy = Path(folder) / "run.db"
-            store = RunStore(path, copy)
-            try:
-                store.fold_leftovers(delete=False)
-            finally:
-                store.close()
+            for again in (True, False):
+                before = _changed_at(path)
+                with contextlib.closing(RunStore(path, copy)) as store:
+                    try:
+                        store.fold_leftovers(delete=False)
+                    except FileNotFoundError:
+                        if not again:
+                            raise
+                # The next attempt may have folded in, and removed, journals that we looked for: then run.db has changed.
+                if _changed_at(path) == before:
+                    break
             self._db = _connect(copy, "ro")
             # From its first statement on SQLite has the file open, and needs no name of it: so none is left, however a
             # sync that reads it for minutes ends.
@@ -1234,6 +1246,8 @@ def _backup(source: Path, target: Path, timeout_s: float) -> None:
     """Copy a database through SQLite, which keeps its locks where a plain open and close would drop them."""
     reading, writing = _connect(source, "ro", timeout_s), _connect(target, "rwc")
     try:
+        reading.execute("BEGIN")
+        reading.execute("SELECT 1 FROM sqlite_master").fetchall()  # backup() itself would wait for a lock for ever
         reading.backup(writing)
     finally:
         reading.close()

@@ -29,6 +29,7 @@ from offline_tracker_cli.words import age, clean, duration, number
 import offline_tracker
 from offline_tracker import journal
 from offline_tracker.host import Holder
+from offline_tracker.segment_store import open_store
 from offline_tracker.store import RunInfo, Runs, RunStore
 from offline_tracker.sync.engine import links_of
 from offline_tracker.sync.ledger import Ledger, Link
@@ -325,6 +326,28 @@ def test_ls_opens_an_ended_run_again_only_if_it_has_changed(
         kept.write_text("[no JSON")
     path.write_bytes(whole)
     assert tracker("ls").split()[:11] == first
+
+
+def test_a_run_in_segments_is_shown_tailed_and_rewound(
+    runs: Runs, tracker: Callable[..., str], follow: Callable[..., tuple[subprocess.Popen[bytes], Path]], tmp_path: Path
+) -> None:
+    runs.create(RunInfo("a1", uuid.uuid4().hex, time.time()))
+    store = open_store(runs.folder("a1"), tmp_path / "live")
+    more = {"launch": "", "requeue": "", "reason": "new", "config": "{}", "environment": "{}"}
+    attempt = store.claim(Holder.current(), started_at=time.time(), journal=runs.folder("a1").resolve(), **more)
+    process, path = follow("tail", "runs")
+    for seq in range(1, 6):
+        store.append(attempt, [(seq, journal.CALL, seq, seq - 1, time.time(), 1, {"loss": float(seq)})], time.time())
+        wait_until(lambda seq=seq: f"loss={seq}" in path.read_text())
+    assert "running" in tracker("ls")
+    assert f"is being written by pid {os.getpid()}" in tracker("rewind", "a1", "--step", "1", status=1)
+    store.append(attempt, [(6, journal.END, time.time(), 0)], time.time())
+    store.close()
+    assert "2 rows (steps 3 to 4) are superseded" in tracker("rewind", "a1", "--step", "2")
+    assert [row["step"] for row in exported(tracker("export", "--format", "jsonl"))] == [0, 1, 2]
+    assert sorted(item.name for item in runs.folder("a1").iterdir()) == ["run.db", "segments"]
+    process.send_signal(signal.SIGINT)
+    assert process.wait(30) == 0
 
 
 def test_ls_shows_runs_and_one_that_is_broken(runs: Runs, tracker: Callable[..., str]) -> None:

@@ -19,6 +19,7 @@ import threading
 import time
 import uuid
 from collections.abc import Callable, Iterator
+from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 from typing import Any
 
@@ -36,6 +37,7 @@ from offline_tracker.store import RunInfo, Runs, RunStore
 
 from .conftest import Start, curve_of, rows_of
 from .doubles.server import wait_until
+from .faultfs import FaultFS
 
 DEAD = Holder(socket.gethostname(), Holder.current().boot, os.getpid(), 1)
 """A process of this machine that is gone: its pid was given out again, to us."""
@@ -401,6 +403,78 @@ def test_after_how_long_a_holder_on_another_host_counts_as_dead_is_an_option(
             assert "\n" not in str(caught.value)
         monkeypatch.setenv("OFFLINE_TRACKER_STALE_S", "20")
         assert claim(store, Holder.current()) == 2
+
+
+def test_a_writer_that_was_taken_over_is_told_so_and_what_it_had_left_is_a_gap(runs: Runs, tmp_path: Path) -> None:
+    far = Holder("node17", "another boot", 4711, 99)
+
+    def call(num: int, seq: int, **values: float) -> journal.Record:
+        return (num, journal.CALL, seq, seq - 1, 1.0, CLOSES, values)
+
+    with opened(runs) as store:
+        scratch = tmp_path / "scratch of node17"
+        claim(store, far, journal=scratch)
+        store.append(1, [call(1, 1, a=1.0), (2, journal.MARK, 1, 1.0, None)], 1.0)
+        assert claim(store, Holder.current()) == 2
+        store.append(2, [call(1, 2, b=2.0)], 2.0)
+        left: list[journal.Record] = [
+            call(3, 2, a=99.0),
+            (4, journal.VALUES, 2, {"c": 99.0}),
+            (5, journal.VALUES, 1, {"c": 1.5}),
+            (6, journal.MARK, 2, 1.0, "of what is lost"),
+            (7, journal.REWIND, 1, -1, 1.0, "none that counts"),
+            (8, journal.SUMMARY, {"best": "99"}),
+            (9, journal.ALERT, 1.0, 2, "an alert", "", ""),
+            call(10, 3, a=99.0),
+        ]
+        with pytest.raises(StoreError, match="took this run over"):
+            store.append(1, left, time.time())
+        scratch.mkdir()
+        late = Journal(scratch, 1)  # node17 is there again
+        for record in left:
+            late.append(record)
+        late.close()
+        for _ in range(2):
+            with runs.read("a1") as reader:
+                assert rows_of(reader) == {0: {"a": 1.0, "c": 1.5}, 1: {"b": 2.0}}
+                assert [(gap.seq, gap.calls) for gap in reader.gaps] == [(1, 2)]
+                assert [mark.seq for mark in reader.marks] == [1]
+                assert (len(reader.rewinds), len(reader.alerts()), reader.summary()) == (0, 1, {})
+            store.fold_leftovers()
+            assert not late.path.exists()
+            assert store.append(1, left) == 0
+
+
+@pytest.mark.parametrize("when", ["before it lists them", "before it opens them"])
+def test_a_reader_from_under_whom_journals_are_folded_in_looks_again(
+    when: str, faultfs: Callable[..., FaultFS]
+) -> None:
+    here, there = faultfs("A"), faultfs("B")
+    runs = Runs(here.path / "runs")
+    with opened(runs) as store:
+        attempt = claim(store, DEAD)
+        ours = Journal(store.path.parent, attempt)
+        ours.append((1, journal.CALL, 1, 0, 1.0, CLOSES, {"n": 1}))
+        ours.close()
+        with ThreadPoolExecutor() as pool:
+            if when == "before it lists them":
+                looking = there.hang("opendir")
+                reading = pool.submit(curve_of, Runs(there.path / "runs"), "a1")
+                there.wait_blocked(op="opendir")
+                copying = there.hang("read", "*/run.db")
+                there.lift(looking)
+                there.wait_blocked(op="read")
+                there.hang("opendir")
+                there.lift(copying)
+                there.wait_blocked(op="opendir")
+            else:
+                there.hang("open", "*/journal-1-0")
+                reading = pool.submit(curve_of, Runs(there.path / "runs"), "a1")
+                there.wait_blocked()
+            claim(store, Holder.current())
+            assert not ours.path.exists()
+            there.lift()
+            assert reading.result(30) == {0: {"n": 1}}
 
 
 def test_the_journal_of_a_living_writer_is_nobody_elses_to_fold_in(runs: Runs) -> None:
