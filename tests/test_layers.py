@@ -40,10 +40,11 @@ ARROWS: dict[str, set[str]] = {
     "session": {"opening", "run", "errors"},
     "": {"session", "run", "eta", "errors"},  # the package itself
     "integrations": {"", "session", "run", "errors"},
-    "sync": {"sync.engine", "errors"},
+    "sync": {"sync.engine", "sync.verify", "errors"},
     "sync.ledger": {"store", "host", "errors"},
     "sync.remotes": {"curve", "values", "errors"},
-    "sync.engine": {"sync.ledger", "sync.remotes", "store", "curve", "host", "values", "errors"},
+    "sync.compare": {"sync.remotes", "curve", "errors"},
+    "sync.engine": {"sync.compare", "sync.ledger", "sync.remotes", "store", "curve", "host", "values", "errors"},
 }
 """Of each module of the library, what it may import of ours; a package that is not named here has its parent's arrows."""
 
