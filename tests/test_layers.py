@@ -44,11 +44,24 @@ ARROWS: dict[str, set[str]] = {
     "sync.ledger": {"store", "host", "errors"},
     "sync.remotes": {"curve", "values", "errors"},
     "sync.compare": {"sync.remotes", "curve", "errors"},
+    "sync.verify": {"sync.compare", "sync.ledger", "sync.remotes", "store", "curve", "host", "values", "errors"},
     "sync.engine": {"sync.compare", "sync.ledger", "sync.remotes", "store", "curve", "host", "values", "errors"},
 }
 """Of each module of the library, what it may import of ours; a package that is not named here has its parent's arrows."""
 
-CLI_ARROWS = {"", "sync", "sync.engine", "sync.remotes", "sync.ledger", "store", "curve", "values", "eta", "errors"}
+CLI_ARROWS = {
+    "",
+    "sync",
+    "sync.engine",
+    "sync.remotes",
+    "sync.ledger",
+    "sync.verify",
+    "store",
+    "curve",
+    "values",
+    "eta",
+    "errors",
+}
 CLI_ARROWS |= {"doctor", "probe", "filesystem"}
 """What the command line may use of the library; never what training holds."""
 

@@ -157,6 +157,18 @@ class WandbServer(Double):
             del run.history[len(run.history) - n :]
             self._note_mark(run)
 
+    def lose(self, run_id: str, steps: Iterable[int]) -> None:
+        """Forget the history lines of some steps, wherever they are."""
+        with self.lock:
+            run, lost = self.runs[run_id], set(steps)
+            run.history[:] = [row for row in run.history if row["_step"] not in lost]
+            self._note_mark(run)
+
+    def note_mark(self, run_id: str) -> None:
+        """Let readers see what a test has done to a run's history."""
+        with self.lock:
+            self._note_mark(self.runs[run_id])
+
     def env(self) -> dict[str, str]:
         """Return the environment variables that point a real client here and keep it from anything else."""
         return {
@@ -412,9 +424,12 @@ class WandbServer(Double):
 
     def _gql_HistoryPage(self, variables: dict[str, Any]) -> dict[str, Any]:
         low, high, size = variables["minStep"], variables["maxStep"], variables["pageSize"]
+        if not 0 < size < 2**31:
+            raise GraphQLError(400, f"pageSize {size} is no Int of GraphQL")
 
         def page(run: WandbRun) -> dict[str, Any]:
             rows = [row for row in self._seen(run) if low <= row["_step"] < high]
+            rows.sort(key=lambda row: row["_step"])
             return {"history": [json.dumps(_strings_for_nan(row)) for row in rows[:size]]}
 
         return self._project(variables, page)
