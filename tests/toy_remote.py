@@ -9,6 +9,7 @@ from __future__ import annotations
 
 import json
 import os
+import sys
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from pathlib import Path
 from typing import Any
@@ -128,7 +129,8 @@ class ToyRemote:
         pass
 
     def cannot_hold(self, values: Mapping[str, Any]) -> Mapping[str, str]:
-        return {name: "nothing: left out" for name, value in values.items() if value is None}
+        nothing = {name: "nothing: left out" for name, value in values.items() if value is None}
+        return nothing | {name: "too large: becomes text" for name, value in values.items() if _huge(value)}
 
 
 class ToyShipment:
@@ -176,4 +178,8 @@ def path_of(target: Target) -> str:
 
 
 def _held(value: Any) -> float | str:
-    return float(value) if isinstance(value, (int, float)) else str(value)
+    return float(value) if isinstance(value, (int, float)) and not _huge(value) else str(value)
+
+
+def _huge(value: Any) -> bool:
+    return type(value) is int and abs(value) > sys.float_info.max

@@ -132,6 +132,7 @@ class Shipment(Protocol):
         Return what the remote's own client has to say about failures so far, or None.
 
         Raises:
+            RemoteRunGone: the id was deleted, which `open` could not see.
             RemoteError: it is final; waiting on will not help.
         """
 
@@ -144,7 +145,7 @@ class Shipment(Protocol):
         """
 
     def close(self) -> None:
-        """Stop what `open` started; the remote run keeps its state. Never raises."""
+        """Stop what `open` started; the remote run keeps its state. Never raises, also when it is closed already."""
 
 
 class Remote(Protocol):
@@ -184,7 +185,7 @@ class Remote(Protocol):
 
     def look(self, target: Target) -> Found | None:
         """
-        Read a remote run without changing anything; None if there is none.
+        Read a remote run as it is now, without changing anything; None if there is none, or no more.
 
         Raises:
             RemoteDown, RemoteRefused.
@@ -218,13 +219,15 @@ class Remote(Protocol):
 
     def open(self, target: Target, facts: Facts, started: Callable[[Mapping[str, Any]], None]) -> Shipment:
         """
-        Create the remote run, or go on with it; from here on it shows as running.
+        Create the remote run, or go on with it, be it finished or not; it shows as running, at once or a little later.
+
+        What it is (`Facts`) is told before any row goes, our uuid included: a run with rows is known by `look` as ours.
 
         Args:
             started: told of what must be cleaned up if this process dies; see `clean`.
 
         Raises:
-            RemoteRunGone: the id was deleted there.
+            RemoteRunGone: the id was deleted there; `Shipment.complaint` raises it if only an own process finds that out.
             RemoteError: it could not be opened.
         """
 

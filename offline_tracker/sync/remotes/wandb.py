@@ -24,6 +24,7 @@ import time
 from array import array
 from collections import Counter
 from collections.abc import Callable, Iterator, Mapping, Sequence
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
@@ -171,6 +172,7 @@ class WandbRemote:
                 if "could not find run" not in str(error).lower():
                     raise
                 self._runs.pop(target, None)
+                self._api.flush()  # else it finds the run again, in a cache of its own
                 return None
         run = self._runs[target]
         last = (run.historyKeys or {}).get("lastStep", -1)
@@ -216,6 +218,20 @@ class WandbRemote:
                 if known[row["_step"]] < 0:
                     yield row["_step"], _flat(row)
 
+    def rewind(self, target: Target, step: int, facts: Facts, started: Callable[[Mapping[str, Any]], None]) -> None:
+        found = self.look(target)
+        if found is not None and found.state == "running":  # W&B rewinds only what has ended, as the old branch has
+            self._end(WandbShipment(self, target, facts, started), replace(facts, state="failed", exit_code=1))
+        self._end(WandbShipment(self, target, facts, started, rewind_to=step), replace(facts, state="running"))
+
+    def _end(self, shipment: WandbShipment, facts: Facts) -> None:
+        try:
+            shipment.finish(facts)
+            if complaint := shipment.complaint():
+                raise RemoteDown(complaint)
+        finally:
+            shipment.close()
+
     def open(self, target: Target, facts: Facts, started: Callable[[Mapping[str, Any]], None]) -> WandbShipment:
         return WandbShipment(self, target, facts, started)
 
@@ -242,10 +258,16 @@ class WandbShipment:
     batch_points = 1_000_000
 
     def __init__(
-        self, remote: WandbRemote, target: Target, facts: Facts, started: Callable[[Mapping[str, Any]], None]
+        self,
+        remote: WandbRemote,
+        target: Target,
+        facts: Facts,
+        started: Callable[[Mapping[str, Any]], None],
+        rewind_to: int | None = None,
     ) -> None:
         self.url: str | None = remote._url(target)
         self._remote, self._target, self._facts = remote, target, facts
+        self._exits = False
         self._folder = Path(tempfile.gettempdir()).resolve() / f"offline_tracker-{secrets.token_hex(8)}"
         started({"folder": str(self._folder)})  # before there is any, so that one that is left is known
         self._folder.mkdir(mode=0o700)
@@ -254,7 +276,7 @@ class WandbShipment:
         path = run / f"run-{target.remote_id}.wandb"
         self._said = open(self._folder / "output", "w+b")  # noqa: SIM115  closed in close()
         self._log = TransactionLog(path, remote._pb, remote._wandb.__version__)
-        self._log.run(target.remote_id, facts)
+        self._log.run(target.remote_id, facts, rewind_to)
         self._log.environment(facts)
         for name, options in facts.definitions.items():
             self._log.metric(name, options)
@@ -287,7 +309,7 @@ class WandbShipment:
             if not isinstance(error, RemoteDown):
                 raise error
             return str(error)
-        if self._process.poll() is not None:
+        if self._process.poll() is not None and not self._exits:
             return f"wandb: the uploader ended early (status {self._process.returncode}){self._cause()}"
         return None
 
@@ -305,6 +327,7 @@ class WandbShipment:
         ended = facts.state in ("finished", "failed")
         code = (0 if facts.state == "finished" else facts.exit_code or 1) if ended else None
         self._log.exit(code, facts.seconds)
+        self._exits = True
         self._log.flush()
         try:
             self._process.wait(_END_S)
