@@ -44,15 +44,17 @@ ARROWS: dict[str, set[str]] = {
     "session": {"opening", "run", "errors"},
     "": {"session", "run", "eta", "compat", "errors"},  # the package itself
     "integrations": {"", "session", "run", "errors"},
-    "sync": {"sync.engine", "errors"},
+    "sync": {"sync.engine", "sync.verify", "errors"},
     "sync.ledger": {"store", "host", "errors"},
     "sync.remotes": {"curve", "values", "errors"},
-    "sync.engine": {"sync.ledger", "sync.remotes", "store", "curve", "host", "values", "errors"},
+    "sync.compare": {"sync.remotes", "curve", "errors"},
+    "sync.verify": {"sync.compare", "sync.ledger", "sync.remotes", "store", "curve", "host", "values", "errors"},
+    "sync.engine": {"sync.compare", "sync.ledger", "sync.remotes", "store", "curve", "host", "values", "errors"},
 }
 """Of each module of the library, what it may import of ours; a package that is not named here has its parent's arrows."""
 
-CLI_ARROWS = {"", "sync", "sync.engine", "sync.remotes", "sync.ledger", "store", "segment_store", "curve", "values"}
-CLI_ARROWS |= {"eta", "doctor", "probe", "filesystem", "errors"}
+CLI_ARROWS = {"", "sync", "sync.engine", "sync.remotes", "sync.ledger", "sync.verify", "store", "segment_store"}
+CLI_ARROWS |= {"curve", "values", "eta", "doctor", "probe", "filesystem", "errors"}
 """What the command line may use of the library; never what training holds."""
 
 

@@ -136,7 +136,7 @@ def test_a_living_run_keeps_its_open_row_and_stays_running(house: House) -> None
 def test_without_a_choice_a_run_goes_where_it_went_before(house: House) -> None:
     made(house.runs)
     both = house.sync(status=2)
-    assert "credentials for both" in both.said and "--to wandb or --to swanlab" in both.said
+    assert "credentials for swanlab and wandb" in both.said and "--to swanlab or --to wandb" in both.said
     assert house.sync("swanlab").result["remote"] == "swanlab"
     assert house.sync().result["status"] == "nothing new"
     made(house.runs, "b2")
@@ -640,7 +640,7 @@ def test_what_makes_no_sense_is_said_before_anything_is_sent(house: House, tmp_p
     assert "set SWANLAB_API_KEY" in house.sync("swanlab", status=2).said
     assert "no credentials for any remote" in house.sync(status=2).said
     house.env |= keys
-    assert "unknown remote 'mlflow'; use wandb or swanlab" in house.sync("mlflow", status=2).said
+    assert "unknown remote 'mlflow'; use swanlab or wandb" in house.sync("mlflow", status=2).said
     assert "no folder" in house.sync("wandb", status=2, runs=str(tmp_path / "none")).said
     assert "no run 'b2' in" in house.sync("wandb", status=1, only=["b2"]).said
     assert house.wandb.by_path == {} and house.swanlab.runs == {}

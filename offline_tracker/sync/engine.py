@@ -14,7 +14,9 @@ import logging
 import os
 import time
 from collections.abc import Callable, Iterator, Mapping, Sequence
+from contextlib import suppress
 from dataclasses import asdict, dataclass, field
+from functools import partial
 from pathlib import Path
 from typing import Any
 
@@ -32,8 +34,9 @@ from ..errors import (
 from ..host import HEARTBEAT_S, Holder
 from ..store import CLOSES, RunReader, Runs
 from ..values import SEPARATOR
+from .compare import Steps, pairs, same
 from .ledger import Ledger, Link, read_links
-from .remotes import NAMES, Facts, Found, Mark, Remote, Shipment, Target, create
+from .remotes import Facts, Found, Mark, Remote, Shipment, Target, check_name, create, names
 
 logger = logging.getLogger("offline_tracker")
 
@@ -157,8 +160,7 @@ class Engine:
         """Return which run goes to which remote; UsageError where that is not clear."""
         named = list(to) or os.environ.get("OFFLINE_TRACKER_TO", "").replace(",", " ").split()
         for name in named:
-            if name not in NAMES:
-                raise UsageError(f"unknown remote {name!r}; use {' or '.join(NAMES)}")
+            check_name(name)
         pairs = []
         linked: dict[str, list[str]] = {}
         for link in self.ledger.links():
@@ -173,14 +175,13 @@ class Engine:
         return pairs
 
     def _only_one(self) -> str:
-        able = []
-        for name in NAMES:
-            remote = self._remote(name)
-            if not isinstance(remote, UsageError):
-                able.append(name)
+        able = [name for name in names() if not isinstance(self._remote(name), UsageError)]
         if len(able) != 1:
-            have = "there are credentials for both remotes" if able else "there are no credentials for any remote"
-            raise UsageError(f"to which remote? {have}; use --to {' or --to '.join(NAMES)}, or set OFFLINE_TRACKER_TO")
+            have = (
+                f"there are credentials for {' and '.join(able)}" if able else "there are no credentials for any remote"
+            )
+            use = " or --to ".join(able or names())
+            raise UsageError(f"to which remote? {have}; use --to {use}, or set OFFLINE_TRACKER_TO")
         return able[0]
 
     def _remote(self, name: str) -> tuple[Remote, str] | TrackerError:
@@ -216,7 +217,7 @@ class Engine:
 
 
 class _LocalCurve:
-    """The curve of one reader; see `remotes.Curve`."""
+    """The curve of one reader."""
 
     def __init__(self, reader: RunReader) -> None:
         self.reader = reader
@@ -413,31 +414,90 @@ class _RunSync:
                     f"{self.remote.name} holds as step {self.link.sent_step} what a rewind has made step {newest[0]} "
                     "since; nothing was sent (--on-conflict new-run replays the curve into a new remote run)"
                 )
-        if self.remote.agrees(found.mark, self.curve.mark(last)):
-            confirmed = self.link.confirmed_step
-            if confirmed is not None and self.remote.agrees(found.mark, self.curve.mark(confirmed)):
-                # The newest rows may hold nothing that this remote can hold.
-                last = confirmed if last is None else max(last, confirmed)
-            if self.limit is None or (last is not None and last >= self.limit):
-                return iter(()), 0
-            return self.curve.rows(last, self.limit), self.curve.count(last, self.limit)
-        missing = self.remote.mend(self.target, found, self.curve, self._reach(found))
-        if missing is None:
-            raise self._diverged(found)
-        return iter(missing), len(missing)
+        agrees = self.remote.agrees(found.mark, self.curve.mark(last))
+        # A mark without a count does not show whether all arrived of what was sent and not seen since.
+        unsure = found.mark.rows is None and self.ledger.doubt(self.link) is not None
+        missing: list[Row] = []
+        if unsure or not agrees:
+            missing, last = self._read_back(found, last)
+        confirmed = self.link.confirmed_step
+        if agrees and confirmed is not None and self.remote.agrees(found.mark, self.curve.mark(confirmed)):
+            # The newest rows may hold nothing that this remote can hold.
+            last = confirmed if last is None else max(last, confirmed)
+        if self.limit is None or (last is not None and last >= self.limit):
+            return iter(missing), len(missing)
+        new = self.curve.rows(last, self.limit)
+        return itertools.chain(missing, new), len(missing) + self.curve.count(last, self.limit)
+
+    def _read_back(self, found: Found, upto: int | None, exact: bool = False) -> tuple[list[Row], int | None]:
+        """
+        Read a remote run back, point by point, and return what it lacks of the rows up to *upto*, and that step.
+
+        If it shows newer rows, which its mark does not tell of yet, then up to the newest of these.
+
+        Args:
+            exact: look at the values, too.
+
+        Raises:
+            Diverged: it holds what the curve does not, or lacks rows that it takes no more.
+        """
+        if upto is None:
+            return [], None
+        remote, missing = self.remote, {}  # type: Remote, dict[int, Row]
+        last, ends = found.mark.last_step, found.mark.last_steps or {}
+        twice, more, other, holes = set(), set(), set(), set()  # type: set[int], set[int], set[int], set[int]
+        rows = partial(self.curve.rows, None, upto)
+        newest = upto
+        for step, row, there, again in pairs(rows, remote.points(self.target, found), remote.shown):
+            newest = max(newest, step)
+            here = row.values if row is not None else {}
+            if again:
+                twice.add(step)
+            elif not there.keys() <= here.keys():
+                more.add(step)
+            elif exact and not all(same(value, here[name]) for name, value in there.items()):
+                other.add(step)
+            lacking = {
+                name: value
+                for name, value in here.items()
+                if name not in there and not (remote.hides_nan and value != value and step <= ends.get(name, -1))
+            }
+            if row is not None and lacking:
+                if not remote.fills and last is not None and step <= last:
+                    holes.add(step)
+                known = missing[step].values if step in missing else {}
+                missing[step] = row._replace(values={**known, **lacking})
+        if upto < newest <= (self._reach(found) or upto):
+            return self._read_back(found, newest, exact)
+        wrong = {
+            "more than once": twice,
+            "that the curve does not have": more,
+            "with other values than the curve": other,
+        }
+        said = [f"shows steps {Steps(steps)} {what}" for what, steps in wrong.items() if steps]
+        if holes:
+            said.append(f"lacks steps {Steps(holes)}, and takes rows only above its newest")
+        if said:
+            raise self._diverged(found, " and ".join(said))
+        self._fills = last is not None and any(step <= last for step in missing)
+        return [missing[step] for step in sorted(missing)], upto
+
+    _fills = False
+    """Whether rows go below the newest one that is there, which a mark without a count does not show."""
 
     def _reach(self, found: Found | None) -> int | None:
         """Return the step up to which the remote should hold the curve: what may go, or what went already."""
         steps = [step for step in (self.limit, found.mark.last_step if found else None) if step is not None]
         return max(steps, default=None)
 
-    def _diverged(self, found: Found) -> Diverged:
+    def _diverged(self, found: Found, said: str) -> Diverged:
         mark, local = found.mark, self.curve.mark(found.mark.last_step)
-        there = f"{mark.rows} rows" if mark.rows is not None else f"metrics ending at {dict(mark.last_steps or {})}"
-        here = f"{local.rows} rows" if mark.rows is not None else f"{dict(local.last_steps or {})}"
+        counted = ""
+        if mark.rows is not None and mark.rows != local.rows:
+            counted = f" (it counts {mark.rows} rows up to step {mark.last_step}, the curve has {local.rows})"
+        sent = "" if self.sent else "; nothing was sent"
         return Diverged(
-            f"{self.remote.name} holds {there} up to step {mark.last_step} where the curve has {here}; nothing was sent "
-            "(--on-conflict new-run replays the curve into a new remote run)"
+            f"{self.remote.name} {said}{counted}{sent} (--on-conflict new-run replays the curve into a new remote run)"
         )
 
     def _ship(self, shipment: Shipment, rows: Iterator[Row], total: int) -> None:
@@ -473,7 +533,11 @@ class _RunSync:
         moved_at, poll_s = time.monotonic(), _POLL_S[0]
         while True:
             found = self.remote.look(self.target)
-            if found is not None and self.remote.agrees(found.mark, wanted):
+            if (
+                found is not None
+                and self.remote.agrees(found.mark, wanted)
+                and not (self._fills and self._read_back(found, self._reach(found))[0])
+            ):
                 return found
             if found is not None and (last is None or found.mark != last.mark):
                 moved_at, last = time.monotonic(), found
@@ -481,9 +545,9 @@ class _RunSync:
             if time.monotonic() - moved_at > (min(self.engine.confirm_s, 10.0) if complaint else self.engine.confirm_s):
                 break
             poll_s = self._pause(poll_s)
-        missing = self.remote.mend(self.target, found, self.curve, self._reach(before)) if found is not None else None
-        if found is not None and missing == []:
-            return found
+        with suppress(RemoteDown):  # what can't be read is not confirmed
+            if found is not None and not self._read_back(found, self._reach(found))[0]:
+                return found
         there = f"{found.mark.rows} rows, step {found.mark.last_step}" if found else "nothing"
         why = complaint or f"the remote shows {there} instead of {wanted.rows} rows, step {wanted.last_step}"
         raise _Interrupted(RemoteDown(f"{self.remote.name} does not show all that was sent: {why}"))

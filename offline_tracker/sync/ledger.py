@@ -197,6 +197,11 @@ class Ledger:
         row = self._one(f"{sql} AND (uuid, remote, server) = (?, ?, ?)", *link.key)
         return Doubt(*row) if row[0] is not None else None
 
+    def doubted(self, link: Link, first_step: int, last_step: int) -> None:
+        """Write down that rows which were confirmed once are not at the remote: the next sync is not to trust its mark."""
+        sql = "INSERT INTO batch (uuid, remote, server, first_step, last_step, rows, sent_at) VALUES (?, ?, ?, ?, ?, 0, ?)"
+        self._db.execute(sql, (*link.key, first_step, last_step, link.confirmed_at or time.time()))
+
     def settled(self, link: Link) -> None:
         """Forget all doubt: the remote was read, and what it holds is known."""
         sql = "UPDATE batch SET confirmed_at = ? WHERE confirmed_at IS NULL AND (uuid, remote, server) = (?, ?, ?)"

@@ -213,6 +213,14 @@ class SwanlabServer(Double):
             keep = max(len(run.points) - n, 0)
             del run.points[keep:], run.arrived_at[keep:]
 
+    def lose(self, run_id: str, key: str, steps: Iterable[int]) -> None:
+        """Forget points of one key at some steps, wherever they are."""
+        with self.lock:
+            run, lost = self.runs[run_id], set(steps)
+            kept = [n for n, point in enumerate(run.points) if point.key != key or point.step not in lost]
+            run.points[:] = [run.points[n] for n in kept]
+            run.arrived_at[:] = [run.arrived_at[n] for n in kept]
+
     def points(self, run_id: str, key: str) -> list[tuple[int, float]]:
         """The (step, value) of one key, in the order in which they arrived."""
         with self.lock:

@@ -95,6 +95,7 @@ class WandbServer(Double):
         entity: the viewer's entity, the default for runs without one.
         teams: further entities that exist; any other is 404.
         lag_s: RunResumeStatus and the public API show line count and last step of so many seconds ago.
+        rewinds: whether it can rewind runs, as W&B's newer servers can for those who were let in.
 
     Attributes:
         by_path: runs by ``"entity/project/id"``.
@@ -110,6 +111,7 @@ class WandbServer(Double):
         entity: str = "house",
         teams: Iterable[str] = ("lab",),
         lag_s: float = 0.0,
+        rewinds: bool = False,
         port: int = 0,
     ) -> None:
         super().__init__(port=port)
@@ -117,6 +119,7 @@ class WandbServer(Double):
         self.entity = entity
         self.teams = tuple(teams)
         self.lag_s = lag_s
+        self.rewinds = rewinds
         self.by_path: dict[str, WandbRun] = {}
         self.created = 0
         self.violations: list[str] = []
@@ -156,6 +159,18 @@ class WandbServer(Double):
             run = self.runs[run_id]
             del run.history[len(run.history) - n :]
             self._note_mark(run)
+
+    def lose(self, run_id: str, steps: Iterable[int]) -> None:
+        """Forget the history lines of some steps, wherever they are."""
+        with self.lock:
+            run, lost = self.runs[run_id], set(steps)
+            run.history[:] = [row for row in run.history if row["_step"] not in lost]
+            self._note_mark(run)
+
+    def note_mark(self, run_id: str) -> None:
+        """Let readers see what a test has done to a run's history."""
+        with self.lock:
+            self._note_mark(self.runs[run_id])
 
     def env(self) -> dict[str, str]:
         """Return the environment variables that point a real client here and keep it from anything else."""
@@ -345,7 +360,10 @@ class WandbServer(Double):
         if "summaryMetrics" in given:
             run.summary = json.loads(given["summaryMetrics"])
         run.state, run.exitcode = given.get("state", "running"), None
-        bucket = {
+        return {"upsertBucket": {"bucket": self._bucket(run), "inserted": inserted}}
+
+    def _bucket(self, run: WandbRun) -> dict[str, Any]:
+        return {
             "id": run.storage_id,
             "name": run.id,
             "displayName": run.display_name,
@@ -359,7 +377,6 @@ class WandbServer(Double):
             },
             "historyLineCount": len(run.history),
         }
-        return {"upsertBucket": {"bucket": bucket, "inserted": inserted}}
 
     def _find_or_insert(self, given: dict[str, Any]) -> tuple[WandbRun, bool]:
         if "name" not in given:
@@ -384,6 +401,33 @@ class WandbServer(Double):
         run = WandbRun(entity, project, run_id, f"R:{self.created}", given.get("displayName", run_id))
         self.by_path[path] = run
         return run, True
+
+    def _gql_RewindRun(self, variables: dict[str, Any]) -> dict[str, Any]:
+        """
+        Drop what is above a step. What the service's own reports show (wandb/wandb#10438): only a run that has ended.
+
+        Stricter than is known: the step must be that of a row, and the run counts as running at once, so that the same
+        request a second time is refused. As documented, console and hardware samples begin anew.
+        """
+        if not self.rewinds:
+            raise GraphQLError(400, 'Cannot query field "rewindRun" on type "Mutation".')
+        path = f"{variables['entity']}/{variables['project']}/{variables['runName']}"
+        run = self.by_path.get(path)
+        if run is None:
+            raise GraphQLError(404, f"run {path} not found")
+        if variables["metricName"] != "_step":
+            raise GraphQLError(400, "rewind only supports _step")
+        if run.state not in ("finished", "failed", "crashed", "killed"):
+            raise GraphQLError(400, "cannot rewind a run that is not in a terminal state")
+        if variables["metricValue"] not in [row["_step"] for row in run.history]:
+            raise GraphQLError(400, f"run {path} has no step {variables['metricValue']}")
+        run.history[:] = [row for row in run.history if row["_step"] <= variables["metricValue"]]
+        run.events.clear()
+        run.output.clear()
+        run.summary = {key: value for row in run.history for key, value in row.items()}
+        run.state, run.exitcode = "running", None
+        self._note_mark(run)
+        return {"rewindRun": {"rewoundRun": self._bucket(run)}}
 
     def _gql_CreateRunFiles(self, variables: dict[str, Any]) -> dict[str, Any]:
         run = self._run(variables)
@@ -412,9 +456,12 @@ class WandbServer(Double):
 
     def _gql_HistoryPage(self, variables: dict[str, Any]) -> dict[str, Any]:
         low, high, size = variables["minStep"], variables["maxStep"], variables["pageSize"]
+        if not 0 < size < 2**31:
+            raise GraphQLError(400, f"pageSize {size} is no Int of GraphQL")
 
         def page(run: WandbRun) -> dict[str, Any]:
             rows = [row for row in self._seen(run) if low <= row["_step"] < high]
+            rows.sort(key=lambda row: row["_step"])
             return {"history": [json.dumps(_strings_for_nan(row)) for row in rows[:size]]}
 
         return self._project(variables, page)

@@ -9,15 +9,17 @@ from __future__ import annotations
 
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, field
-from typing import Any, Protocol
+from importlib.metadata import EntryPoint, entry_points
+from typing import Any, NamedTuple, Protocol
 
 from ...curve import Row
 from ...errors import UsageError
 
+GROUP = "offline_tracker.remotes"
+"""The entry point group in which a distribution names its remotes: ``NAME = "module:Class"``, `Class()` a `Remote`."""
+
 UUID_KEY = "offline_tracker_uuid"
 """The key in a remote run's config by which we know our own; a run without it belongs to somebody else."""
-
-NAMES = ("wandb", "swanlab")
 
 
 @dataclass(frozen=True)
@@ -89,14 +91,17 @@ class Found:
     url: str | None = None
 
 
-class Curve(Protocol):
-    """The local curve, as a remote may look at it."""
+class Part(NamedTuple):
+    """
+    Some of the points that a remote shows.
 
-    def mark(self, upto: int | None) -> Mark:
-        """Return how far the curve is up to step *upto* (None: no row at all)."""
+    Attributes:
+        names: the metrics of which these are all points there; None: all metrics that no part before this one names.
+        rows: step and values, by the step; a step that is there twice comes twice. Numbers are floats, the rest text.
+    """
 
-    def rows(self, above: int | None, upto: int | None) -> Iterator[Row]:
-        """Yield the rows with above < step <= upto."""
+    names: frozenset[str] | None
+    rows: Iterator[tuple[int, Mapping[str, float | str]]]
 
 
 class Shipment(Protocol):
@@ -127,6 +132,7 @@ class Shipment(Protocol):
         Return what the remote's own client has to say about failures so far, or None.
 
         Raises:
+            RemoteRunGone: the id was deleted, which `open` could not see.
             RemoteError: it is final; waiting on will not help.
         """
 
@@ -139,7 +145,7 @@ class Shipment(Protocol):
         """
 
     def close(self) -> None:
-        """Stop what `open` started; the remote run keeps its state. Never raises."""
+        """Stop what `open` started; the remote run keeps its state. Never raises, also when it is closed already."""
 
 
 class Remote(Protocol):
@@ -150,11 +156,15 @@ class Remote(Protocol):
         name: as in ``--to``.
         server: the service's address, after `connect`.
         settle_s: how long after a lost answer its effect may still not be visible.
+        fills: whether it takes rows below the newest one that is there, so that a hole can be filled.
+        hides_nan: whether reading back may leave out points that are NaN.
     """
 
     name: str
     server: str
     settle_s: float
+    fills: bool
+    hides_nan: bool
 
     def connect(self) -> str:
         """
@@ -175,7 +185,7 @@ class Remote(Protocol):
 
     def look(self, target: Target) -> Found | None:
         """
-        Read a remote run without changing anything; None if there is none.
+        Read a remote run as it is now, without changing anything; None if there is none, or no more.
 
         Raises:
             RemoteDown, RemoteRefused.
@@ -184,22 +194,40 @@ class Remote(Protocol):
     def agrees(self, found: Mark, local: Mark) -> bool:
         """Return whether a remote's mark is that of the local curve up to the same step, as far as the remote can tell."""
 
-    def mend(self, target: Target, found: Found, curve: Curve, upto: int | None) -> list[Row] | None:
-        """
-        Look closer at a remote run whose mark does not agree: return the rows, up to *upto*, that it lacks.
+    def shown(self, values: Mapping[str, Any]) -> Mapping[str, float | str]:
+        """Return what `points` should show of a row's values, by the remote's names; without what it can't hold."""
 
-        [] if it holds them all after all; None if this remote can't be looked at, or not be mended.
+    def points(self, target: Target, found: Found) -> Iterator[Part]:
+        """
+        Read all points back, in parts, each to be used up before the next; the memory taken does not grow with the run.
+
+        Args:
+            found: what `look` has just returned.
+
+        Raises:
+            RemoteDown, RemoteRefused: also while the parts are read.
+        """
+
+    def rewind(self, target: Target, step: int, facts: Facts, started: Callable[[Mapping[str, Any]], None]) -> None:
+        """
+        Take back all rows above *step*, the step of a row that is there; `look` may show it later.
+
+        Raises:
+            RemoteRefused: the remote can't, or will not; all rows are still there.
+            RemoteDown: it may have happened.
         """
 
     def open(self, target: Target, facts: Facts, started: Callable[[Mapping[str, Any]], None]) -> Shipment:
         """
-        Create the remote run, or go on with it; from here on it shows as running.
+        Create the remote run, or go on with it, be it finished or not; it shows as running, at once or a little later.
+
+        What it is (`Facts`) is told before any row goes, our uuid included: a run with rows is known by `look` as ours.
 
         Args:
             started: told of what must be cleaned up if this process dies; see `clean`.
 
         Raises:
-            RemoteRunGone: the id was deleted there.
+            RemoteRunGone: the id was deleted there; `Shipment.complaint` raises it if only an own process finds that out.
             RemoteError: it could not be opened.
         """
 
@@ -216,19 +244,36 @@ def nanoseconds(seconds: float) -> int:
     return whole * 10**9 + round((seconds - whole) * 1e9)
 
 
+def names() -> list[str]:
+    """Return the remotes that are installed: the names in the entry point group `GROUP`, in order of the alphabet."""
+    return sorted({entry.name for entry in entry_points(group=GROUP)})
+
+
+def check_name(name: str) -> EntryPoint:
+    """
+    Return where a remote of that name is to be had.
+
+    Raises:
+        UsageError: there is none.
+    """
+    for entry in entry_points(group=GROUP, name=name):
+        return entry
+    known = names()
+    hint = f"use {' or '.join(known)}" if known else "none is registered; install offline-tracker with pip"
+    raise UsageError(f"unknown remote {name!r}; {hint}")
+
+
 def create(name: str) -> Remote:
     """
     Return a remote by its name, not connected yet.
 
     Raises:
-        UsageError: there is none of that name.
+        UsageError: there is none of that name, or it can't be loaded.
     """
-    if name == "wandb":
-        from .wandb import WandbRemote
-
-        return WandbRemote()
-    if name == "swanlab":
-        from .swanlab import SwanlabRemote
-
-        return SwanlabRemote()
-    raise UsageError(f"unknown remote {name!r}; use {' or '.join(NAMES)}")
+    entry = check_name(name)
+    try:
+        remote: Remote = entry.load()()
+    except Exception as error:  # somebody else's code: whatever it raises, it is that remote which does not work
+        said = " ".join(f"{type(error).__name__}: {error}".split())
+        raise UsageError(f"the remote {name!r} ({entry.value}) can't be loaded: {said}") from error
+    return remote

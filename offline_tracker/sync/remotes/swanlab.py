@@ -11,19 +11,19 @@ from __future__ import annotations
 import csv
 import importlib
 import importlib.util
+import io
 import math
 import re
+import tempfile
 import time
-from collections import Counter
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from functools import partial
 from types import SimpleNamespace
-from typing import Any, TypeVar
+from typing import IO, Any, TypeVar
 
 from ...curve import Row
 from ...errors import (
     BadName,
-    Diverged,
     NoCredentials,
     RemoteDown,
     RemoteError,
@@ -32,7 +32,7 @@ from ...errors import (
     UsageError,
 )
 from ...values import SEPARATOR
-from . import UUID_KEY, Curve, Facts, Found, Mark, Target, nanoseconds
+from . import UUID_KEY, Facts, Found, Mark, Part, Target, nanoseconds
 
 T = TypeVar("T")
 
@@ -54,6 +54,8 @@ class SwanlabRemote:
     """
 
     name = "swanlab"
+    fills = True
+    hides_nan = True
     settle_s = 10.0  # the service counts a run's last steps behind the scenes; 5 to 10 s were seen
 
     def __init__(self, patience_s: float = 30.0) -> None:
@@ -129,59 +131,49 @@ class SwanlabRemote:
     def agrees(self, found: Mark, local: Mark) -> bool:
         return dict(found.last_steps or {}) == _by_key(local.last_steps or {})
 
-    def mend(self, target: Target, found: Found, curve: Curve, upto: int | None) -> list[Row] | None:
-        there = self._export(target, list(found.mark.last_steps or {}))
-        twice = sorted({step for steps in there.values() for step, count in steps.items() if count > 1})
-        if twice:
-            raise Diverged(f"swanlab shows steps {_some(twice)} more than once; it can't take points back")
-        missing: list[Row] = []
-        for row in curve.rows(None, upto):
-            lacking = {}
-            for key, data in _points(row).items():
-                if there.get(key, Counter()).pop(row.step, 0):
-                    continue
-                # An export leaves out NaN, so of those only what is above the key's last step is surely missing.
-                if data != "nan" or row.step > (found.mark.last_steps or {}).get(key, -1):
-                    lacking[key] = math.nan if data == "nan" else data
-            if lacking:
-                missing.append(row._replace(values=lacking))
-        more = sorted({step for steps in there.values() for step in steps if upto is None or step <= upto})
-        if more:
-            raise Diverged(f"swanlab holds points at steps {_some(more)} that the local curve does not have")
-        return missing
+    def shown(self, values: Mapping[str, Any]) -> Mapping[str, float | str]:
+        return {key: math.nan if data == "nan" else data for key, data in _points(values).items()}
 
-    def _export(self, target: Target, keys: Sequence[str]) -> dict[str, Counter[int]]:
-        """Read all steps of some keys, with how often each is there."""
+    def points(self, target: Target, found: Found) -> Iterator[Part]:
+        keys = list(found.mark.last_steps or {})
+        for start in range(0, len(keys), _KEYS_AN_EXPORT):
+            part = keys[start : start + _KEYS_AN_EXPORT]
+            yield Part(frozenset(part), self._export(target, part))
+        yield Part(None, iter(()))
+
+    def _export(self, target: Target, keys: Sequence[str]) -> Iterator[tuple[int, dict[str, float | str]]]:
+        """Have the service write all points of some keys to a CSV, fetch that and read it."""
         lib, run = self._lib, self._experiments[target]
         begun = lib.parse_time(run["createdAt"])
-        out: dict[str, Counter[int]] = {key: Counter() for key in keys}
-        for start in range(0, len(keys), _KEYS_AN_EXPORT):
-            part = list(keys[start : start + _KEYS_AN_EXPORT])
-            body = lib.build_export_payload(
-                run["project"]["cuid"], run["cuid"], begun, part, experiment_name=run["name"]
-            )
+        body = lib.build_export_payload(
+            run["project"]["cuid"], run["cuid"], begun, list(keys), experiment_name=run["name"]
+        )
 
-            def ask(path: str, body: Any) -> Any:
-                return self._again(
-                    lambda: lib.client.post(path, body, retries=0, log_error=False).data, "export points"
-                )
+        def ask(path: str, body: Any) -> Any:
+            return self._again(lambda: lib.client.post(path, body, retries=0, log_error=False).data, "export points")
 
-            stored = ask("/house/metrics/scalar/export", body)["cosKey"]
-            url = ask("/files/presigned/get", {"paths": [stored]})["urls"][0]
-            for row in self._again(lambda url=url: list(self._rows_of(url)), "export points"):  # type: ignore[misc]
-                for number, key in enumerate(part):
-                    if len(row) > 1 + 2 * number and row[1 + 2 * number]:
-                        out[key][int(row[0])] += 1
-        return out
+        stored = ask("/house/metrics/scalar/export", body)["cosKey"]
+        url = ask("/files/presigned/get", {"paths": [stored]})["urls"][0]
+        with tempfile.TemporaryFile() as file:  # whole before a row of it is used: then it may be fetched again
+            self._again(lambda: self._fetch(url, file), "export points")
+            file.seek(0)
+            rows = csv.reader(io.TextIOWrapper(file, "utf-8", newline=""))
+            next(rows, None)  # the names, which only say again what was asked for
+            for row in filter(None, rows):
+                # A step, then of each key value and time; where a key has no point at the step, nothing.
+                cells = zip(keys, row[1::2], strict=False)
+                yield int(row[0]), {key: float(cell) for key, cell in cells if cell}
 
-    def _rows_of(self, url: str) -> Iterator[list[str]]:
+    def _fetch(self, url: str, file: IO[bytes]) -> None:
+        file.seek(0)
+        file.truncate()
         session = self._lib.session.create(default_retry=0)
         with session, session.get(url, stream=True, timeout=60, log_error=False) as answer:
-            answer.encoding = "utf-8"
-            # iter_lines cuts a CRLF at the border of two chunks into a line too many: the empty ones go.
-            rows = filter(None, csv.reader(answer.iter_lines(decode_unicode=True)))
-            next(rows, None)
-            yield from rows
+            for chunk in answer.iter_content(1 << 16):
+                file.write(chunk)
+
+    def rewind(self, target: Target, step: int, facts: Facts, started: Callable[[Mapping[str, Any]], None]) -> None:
+        raise RemoteRefused("swanlab can't take points back")
 
     def open(self, target: Target, facts: Facts, started: Callable[[Mapping[str, Any]], None]) -> SwanlabShipment:
         lib = self._lib
@@ -344,7 +336,8 @@ class SwanlabShipment:
             stamp.FromNanoseconds(nanoseconds(row.time))
             at = stamp.ToJsonString()
             metrics += [
-                {"key": key, "index": row.step, "data": data, "create_time": at} for key, data in _points(row).items()
+                {"key": key, "index": row.step, "data": data, "create_time": at}
+                for key, data in _points(row.values).items()
             ]
         self._declare(dict.fromkeys(metric["key"] for metric in metrics))
         self._beat()
@@ -404,10 +397,10 @@ def key_of(name: str) -> str | None:
     return key
 
 
-def _points(row: Row) -> dict[str, float | str]:
+def _points(values: Mapping[str, Any]) -> dict[str, float | str]:
     """Return what SwanLab can hold of a row, by its keys: of two metrics whose names are one there, the later one."""
     points = {}
-    for name, value in row.values.items():
+    for name, value in values.items():
         key, data = key_of(name), _data(value)
         if key is not None and data is not None:
             points[key] = data
@@ -454,10 +447,6 @@ def _metadata(environment: Mapping[str, Any]) -> dict[str, Any]:
 
 def _seconds(retry_after: str | None) -> float:
     return float(retry_after) if retry_after and retry_after.replace(".", "", 1).isdigit() else 0.0
-
-
-def _some(steps: Sequence[int]) -> str:
-    return ", ".join(map(str, steps[:5])) + (f" and {len(steps) - 5} more" if len(steps) > 5 else "")
 
 
 def _status(error: RemoteError) -> int | None:

@@ -10,6 +10,8 @@ from __future__ import annotations
 
 import contextlib
 import importlib.util
+import json
+import math
 import os
 import re
 import secrets
@@ -19,7 +21,10 @@ import subprocess
 import sys
 import tempfile
 import time
+from array import array
+from collections import Counter
 from collections.abc import Callable, Iterator, Mapping, Sequence
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
@@ -33,7 +38,8 @@ from ...errors import (
     RemoteRunGone,
     UsageError,
 )
-from . import UUID_KEY, Curve, Facts, Found, Mark, Target
+from ...values import SEPARATOR
+from . import UUID_KEY, Facts, Found, Mark, Part, Target
 from .wandb_log import LINE_MAX_BYTES, TransactionLog
 
 _TESTED = "wandb>=0.31,<0.32"
@@ -41,6 +47,10 @@ _BAD_PROJECT = re.compile(r"[/\\#?%:]")
 _BAD_ID = re.compile(r"[:;,#?/']")
 _RESERVED = frozenset(("_step", "_timestamp", "_runtime", "_wandb"))
 _HTTP_ERROR = re.compile(r'"msg":"api: HTTP error".*"status":(?P<status>\d+)')
+_PAGE_ROWS = 10_000
+_PAGES_MAX = 10_000
+_WHOLE_ROWS = 500_000
+_GRAPHQL_INT_MAX = 2**31 - 1
 _TIMEOUT_S = 10
 _END_S = 30.0
 
@@ -93,6 +103,8 @@ class WandbRemote:
     """W&B, or a self-hosted server of it; see `remotes.Remote`."""
 
     name = "wandb"
+    fills = False  # rows can only be appended
+    hides_nan = False
     settle_s = 5.0  # a request that was on its way when an uploader died was seen to be applied 3 s later
 
     def __init__(self) -> None:
@@ -160,6 +172,7 @@ class WandbRemote:
                 if "could not find run" not in str(error).lower():
                     raise
                 self._runs.pop(target, None)
+                self._api.flush()  # else it finds the run again, in a cache of its own
                 return None
         run = self._runs[target]
         last = (run.historyKeys or {}).get("lastStep", -1)
@@ -176,8 +189,48 @@ class WandbRemote:
     def agrees(self, found: Mark, local: Mark) -> bool:
         return (found.last_step, found.rows) == (local.last_step, local.rows)
 
-    def mend(self, target: Target, found: Found, curve: Curve, upto: int | None) -> list[Row] | None:
-        return None  # rows can only be appended: a hole in the middle stays
+    def shown(self, values: Mapping[str, Any]) -> Mapping[str, float | str]:
+        return _flat({name.replace(SEPARATOR, "."): value for name, value in values.items()})
+
+    def points(self, target: Target, found: Found) -> Iterator[Part]:
+        yield Part(None, self._rows(target, found.mark))
+
+    def _rows(self, target: Target, mark: Mark) -> Iterator[tuple[int, Mapping[str, float | str]]]:
+        """Read the history in pages; a page is a range of steps, and shows no more rows than it has steps."""
+        if mark.last_step is None or not mark.rows:
+            return
+        run, read = self._runs[target], array("q")
+        width = min(max(_PAGE_ROWS, _PAGE_ROWS * (mark.last_step + 1) // mark.rows), _GRAPHQL_INT_MAX)
+        with self._said(f"read back {target.project}/{target.remote_id}"):
+            if mark.last_step // width < _PAGES_MAX:
+                # The cache is of the run's finished files as they once were; a run that went on has others.
+                for row in run.scan_history(page_size=width, use_cache=False):
+                    read.append(row["_step"])
+                    yield row["_step"], _flat(row)
+            if len(read) >= mark.rows:
+                return
+            if mark.rows > _WHOLE_ROWS:
+                raise ValueError(f"it counts {mark.rows} rows and shows {len(read)}")
+            # A page that is full does not show which of its steps are there twice.
+            known = Counter(read)
+            for row in sorted(run.history(samples=mark.rows, pandas=False), key=lambda row: row["_step"]):
+                known[row["_step"]] -= 1
+                if known[row["_step"]] < 0:
+                    yield row["_step"], _flat(row)
+
+    def rewind(self, target: Target, step: int, facts: Facts, started: Callable[[Mapping[str, Any]], None]) -> None:
+        found = self.look(target)
+        if found is not None and found.state == "running":  # W&B rewinds only what has ended, as the old branch has
+            self._end(WandbShipment(self, target, facts, started), replace(facts, state="failed", exit_code=1))
+        self._end(WandbShipment(self, target, facts, started, rewind_to=step), replace(facts, state="running"))
+
+    def _end(self, shipment: WandbShipment, facts: Facts) -> None:
+        try:
+            shipment.finish(facts)
+            if complaint := shipment.complaint():
+                raise RemoteDown(complaint)
+        finally:
+            shipment.close()
 
     def open(self, target: Target, facts: Facts, started: Callable[[Mapping[str, Any]], None]) -> WandbShipment:
         return WandbShipment(self, target, facts, started)
@@ -205,10 +258,16 @@ class WandbShipment:
     batch_points = 1_000_000
 
     def __init__(
-        self, remote: WandbRemote, target: Target, facts: Facts, started: Callable[[Mapping[str, Any]], None]
+        self,
+        remote: WandbRemote,
+        target: Target,
+        facts: Facts,
+        started: Callable[[Mapping[str, Any]], None],
+        rewind_to: int | None = None,
     ) -> None:
         self.url: str | None = remote._url(target)
         self._remote, self._target, self._facts = remote, target, facts
+        self._exits = False
         self._folder = Path(tempfile.gettempdir()).resolve() / f"offline_tracker-{secrets.token_hex(8)}"
         started({"folder": str(self._folder)})  # before there is any, so that one that is left is known
         self._folder.mkdir(mode=0o700)
@@ -217,7 +276,7 @@ class WandbShipment:
         path = run / f"run-{target.remote_id}.wandb"
         self._said = open(self._folder / "output", "w+b")  # noqa: SIM115  closed in close()
         self._log = TransactionLog(path, remote._pb, remote._wandb.__version__)
-        self._log.run(target.remote_id, facts)
+        self._log.run(target.remote_id, facts, rewind_to)
         self._log.environment(facts)
         for name, options in facts.definitions.items():
             self._log.metric(name, options)
@@ -250,7 +309,7 @@ class WandbShipment:
             if not isinstance(error, RemoteDown):
                 raise error
             return str(error)
-        if self._process.poll() is not None:
+        if self._process.poll() is not None and not self._exits:
             return f"wandb: the uploader ended early (status {self._process.returncode}){self._cause()}"
         return None
 
@@ -268,6 +327,7 @@ class WandbShipment:
         ended = facts.state in ("finished", "failed")
         code = (0 if facts.state == "finished" else facts.exit_code or 1) if ended else None
         self._log.exit(code, facts.seconds)
+        self._exits = True
         self._log.flush()
         try:
             self._process.wait(_END_S)
@@ -297,6 +357,32 @@ class WandbShipment:
             self._process.stdin.close()
         self._said.close()
         shutil.rmtree(self._folder, ignore_errors=True)
+
+
+def _flat(values: Mapping[str, Any], reserved: frozenset[str] = _RESERVED) -> dict[str, float | str]:
+    """Return values as a comparison needs them: nested names with dots, numbers as floats, nothing that is W&B's own."""
+    out: dict[str, float | str] = {}
+    for name, value in values.items():
+        if value is None or name in reserved:
+            continue
+        if isinstance(value, Mapping):
+            inner = {f"{name}.{key}": item for key, item in _flat(value, frozenset()).items()}
+        elif isinstance(value, (int, float)):
+            inner = {name: _number(value)}
+        else:  # NaN and the infinities are text in its answers
+            text = value if isinstance(value, str) else json.dumps(value, sort_keys=True)
+            inner = {name: float(text) if text in ("NaN", "Infinity", "-Infinity") else text}
+        for key, item in inner.items():
+            # "a.b" and a "b" in an "a" can't be told apart, so the choice must not depend on which comes first.
+            out[key] = max(item, out.get(key, item), key=repr)
+    return out
+
+
+def _number(value: float) -> float:
+    try:
+        return float(value)
+    except OverflowError:
+        return math.inf if value > 0 else -math.inf
 
 
 def _environment(folder: Path, program: str) -> dict[str, str]:

@@ -75,8 +75,13 @@ class TransactionLog:
     def close(self) -> None:
         self._file.close()
 
-    def run(self, remote_id: str, facts: Facts) -> None:
-        """Write what the run is: all of it, for the server keeps nothing of what a later file leaves out."""
+    def run(self, remote_id: str, facts: Facts, rewind_to: int | None = None) -> None:
+        """
+        Write what the run is: all of it, for the server keeps nothing of what a later file leaves out.
+
+        Args:
+            rewind_to: have the server drop all rows above this step, as ``wandb.init(resume_from=...)`` does.
+        """
         record = self._pb.Record()
         run = record.run
         run.run_id, run.project, run.entity, run.display_name = remote_id, facts.project, facts.entity, facts.name
@@ -86,6 +91,8 @@ class TransactionLog:
         run.git.commit = str(facts.environment.get("git_commit", ""))
         run.git.remote_url = str(facts.environment.get("git_remote", ""))
         run.start_time.FromNanoseconds(nanoseconds(facts.created_at))
+        if rewind_to is not None:
+            run.branch_point.run, run.branch_point.metric, run.branch_point.value = remote_id, "_step", float(rewind_to)
         for key, value in {**facts.config, UUID_KEY: facts.uuid}.items():
             run.config.update.add(key=str(key), value_json=_json(value))
         self._write(record)
