@@ -20,6 +20,7 @@ from .errors import RunExists, RunNotFound, StoreError, TrackerError, UsageError
 from .host import Holder, environment
 from .journal import Journal
 from .run import NullRun, Run, generate_id
+from .sampling import Sampler, samples_s
 from .store import RunInfo, Runs, RunStore, check_id
 from .values import to_json
 from .writer import INTERVAL_S, NETWORK_INTERVAL_S, Writer
@@ -113,6 +114,7 @@ def _begin(
 ) -> Run:
     run_id = info.id
     exists = run_id in runs
+    interval_s = samples_s()
     if resume == "must" and not exists:
         raise RunNotFound(run_id, runs.path, runs.close_to(run_id), ' (resume="allow" starts it)')
     if resume == "never" and exists:
@@ -177,6 +179,7 @@ def _begin(
             run.rewind_to(begin_at)
     elif fork is not None:
         _copy_prefix(run, runs, *fork)
+    run.at_end.append(Sampler(interval_s, run.sample, run.learn).close)
     return run
 
 

@@ -27,6 +27,7 @@ ARROWS: dict[str, set[str]] = {
     "host": {"errors"},
     "filesystem": {"errors"},
     "device": {"errors"},
+    "sampling": {"host", "errors"},
     "probe": {"filesystem", "host", "errors"},
     "doctor": {"store", "journal", "errors"},
     "journal": {"values", "errors"},
@@ -36,6 +37,7 @@ ARROWS: dict[str, set[str]] = {
     "run": {"writer", "requeue", "store", "journal", "device", "values", "rank", "eta", "errors"},
     "opening": {
         *("run", "writer", "requeue", "store", "journal", "values", "rank", "curve", "host", "filesystem", "errors"),
+        "sampling",
     },
     "session": {"opening", "run", "errors"},
     "": {"session", "run", "eta", "errors"},  # the package itself
