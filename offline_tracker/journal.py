@@ -18,7 +18,7 @@ import zlib
 from pathlib import Path
 from typing import Any
 
-CALL, MARK, REWIND, CONFIG, SUMMARY, DEFINE, ALERT, META, END, VALUES, GAP = range(11)
+CALL, MARK, REWIND, CONFIG, SUMMARY, DEFINE, ALERT, META, END, VALUES, GAP, SAMPLE, FACTS = range(13)
 """
 What a record says. All begin with ``(num, kind)``, num counting up from 1 in an attempt:
 
@@ -34,6 +34,8 @@ META     {name, notes, tags...: JSON}
 END      time, exit code
 VALUES   seq of an earlier call, {name: value} of what came later than its record (from a GPU)
 GAP      seq of the call before it, time, number of calls that are lost, why
+SAMPLE   time, {name: value} of what the hardware did
+FACTS    {name: JSON} of the machine, which took time to find out; for the attempt's environment
 ======== ===========================================================================
 """
 

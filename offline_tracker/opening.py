@@ -22,6 +22,7 @@ from .errors import RunBusy, RunExists, RunNotFound, StoreError, TrackerError, U
 from .host import HEARTBEAT_S, Holder, environment, stale_s
 from .journal import Journal
 from .run import NullRun, Run
+from .sampling import Sampler, samples_s
 from .segment_store import held, open_store
 from .store import RunInfo, Runs, check_id, put
 from .values import to_json
@@ -134,6 +135,7 @@ def _begin(
 ) -> Run:
     run_id = info.id
     exists = run_id in runs
+    interval_s = samples_s()
     if resume == "must" and not exists:
         raise RunNotFound(run_id, runs.path, runs.close_to(run_id), ' (resume="allow" starts it)')
     if resume == "never" and exists:
@@ -202,6 +204,7 @@ def _begin(
             run.rewind_to(begin_at)
     elif fork is not None:
         _copy_prefix(run, runs, *fork)
+    run.at_end.append(Sampler(interval_s, run.sample, run.learn).close)
     return run
 
 

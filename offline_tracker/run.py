@@ -279,6 +279,9 @@ class Run(NullRun):
     """
     A run that is being written. Made by `init`; every method may be called from any thread.
 
+    Attributes:
+        at_end: called when the attempt ends, while there can still be something put on record.
+
     Args:
         last_seq: number of the run's newest call.
         last_step: step that the newest of its rows has, None if there is none.
@@ -304,6 +307,7 @@ class Run(NullRun):
     ) -> None:
         super().__init__(info, runs)
         self._closed = closed
+        self.at_end: list[Callable[[], object]] = []
         self.entity = info.entity or ""
         self.resumed = last_seq > 0
         self._writer = writer
@@ -480,6 +484,19 @@ class Run(NullRun):
     def alert(self, title: str, text: str = "", level: Any = "INFO", **ignored: Any) -> None:
         self._put(journal.ALERT, time.time(), self._seq, str(title), str(text), str(getattr(level, "value", level)))
 
+    def sample(self, values: Mapping[str, float]) -> None:
+        """Record what the hardware does; as `learn`, only once there is something else on record."""
+        self._put_aside(journal.SAMPLE, time.time(), dict(values))
+
+    def learn(self, facts: Mapping[str, Any]) -> None:
+        """Record facts of the machine that took time to find out."""
+        self._put_aside(journal.FACTS, {name: to_json(value) for name, value in facts.items()})
+
+    def _put_aside(self, kind: int, *fields: object) -> None:
+        with self._lock:  # what comes on a thread of its own must not come behind the end
+            if not self._writer.unused:
+                self._put(kind, *fields)
+
     def take_over(self, info: RunInfo) -> None:
         """Bring what this attempt's init() said into a run that was there before."""
         if info.config:
@@ -522,6 +539,7 @@ class Run(NullRun):
         if os.getpid() != self._pid:
             return
         self._finished = True
+        self._end_all()
         failed = bool(ignored.get("error")) or ignored.get("state") in ("crashed", "failed", "aborted")
         code = int(failed) if exit_code is None else int(exit_code)
         with self._lock:
@@ -538,6 +556,7 @@ class Run(NullRun):
 
     def discard(self, remove: bool) -> None:
         """End an attempt that put nothing on record, as if it had not been; with *remove* the run too, if it is new."""
+        self._end_all()
         self._open = self._ready = False
         store = self._writer.abandon()
         try:
@@ -549,6 +568,13 @@ class Run(NullRun):
             logger.warning("run %s: %s", self._info.id, error)
         finally:
             store.close()
+
+    def _end_all(self) -> None:
+        while self.at_end:
+            try:
+                self.at_end.pop()()
+            except Exception as error:
+                self._warn("end", f"{type(error).__name__}: {error}")
 
     @property
     def inherited(self) -> bool:

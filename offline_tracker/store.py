@@ -96,6 +96,23 @@ class Mark(NamedTuple):
     name: str | None
 
 
+class Sample(NamedTuple):
+    """What the hardware did at *time*, unix seconds."""
+
+    time: float
+    values: dict[str, float]
+
+
+class Alert(NamedTuple):
+    """What a training called attention to, after call *seq*; *level* is INFO, WARN or ERROR."""
+
+    seq: int
+    time: float
+    title: str
+    text: str
+    level: str
+
+
 class Gap(NamedTuple):
     """So many *calls* behind call *seq* were lost."""
 
@@ -794,8 +811,23 @@ class RunStore:
                 sql(f"UPDATE run SET {_META[key]} = ?", (json.dumps(value) if key == "tags" else value,))
         elif kind == journal.GAP:
             sql("INSERT INTO gap (seq, time, calls, reason) VALUES (?, ?, ?, ?)", rest)
+        elif kind == journal.SAMPLE:
+            self._db.executemany("INSERT INTO sample VALUES (?, ?, ?)", [(rest[0], *item) for item in rest[1].items()])
+        elif kind == journal.FACTS:
+            self._learn(attempt, {name: json.loads(text) for name, text in rest[0].items()})
         elif kind == journal.END:
             sql("UPDATE attempt SET ended_at = ?, exit_code = ? WHERE id = ?", (*rest, attempt))
+
+    def _learn(self, attempt: int, facts: dict[str, Any]) -> None:
+        """Add facts to an attempt's environment; the packages only if they are not those of the attempt before it."""
+        sql = self._db.execute
+        *earlier, own = (
+            json.loads(text)
+            for (text,) in sql("SELECT environment FROM attempt WHERE id <= ? ORDER BY id", (attempt,)).fetchall()
+        )
+        installed = next((known["packages"] for known in reversed(earlier) if "packages" in known), None)
+        own.update({name: value for name, value in facts.items() if name != "packages" or value != installed})
+        sql("UPDATE attempt SET environment = ? WHERE id = ?", (json.dumps(own), attempt))
 
     def drop_attempt(self, number: int) -> None:
         """Forget an attempt that put nothing on record: a finished training that was started again."""
@@ -1237,9 +1269,16 @@ class RunReader:
         """Return what was put into run.summary by hand."""
         return {name: json.loads(text) for name, text in self._ask("SELECT name, value FROM summary")}
 
-    def alerts(self) -> list[tuple[int, float, str, str, str]]:
-        """Return the alerts: seq, time, title, text, level."""
-        return self._ask("SELECT seq, time, title, text, level FROM alert ORDER BY id")
+    def alerts(self) -> list[Alert]:
+        """Return the alerts in order."""
+        return [Alert(*row) for row in self._ask("SELECT seq, time, title, text, level FROM alert ORDER BY id")]
+
+    def environment(self) -> dict[str, Any]:
+        """Return the newest attempt's machine, with the packages, which are stored only where they have changed."""
+        known: dict[str, Any] = {}
+        for attempt in self.attempts:
+            known = {**({"packages": known["packages"]} if "packages" in known else {}), **attempt.environment}
+        return known
 
 
 def _backup(source: Path, target: Path, timeout_s: float) -> None:

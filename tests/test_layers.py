@@ -28,6 +28,7 @@ ARROWS: dict[str, set[str]] = {
     "compat": {"errors"},
     "filesystem": {"errors"},
     "device": {"errors"},
+    "sampling": {"host", "errors"},
     "probe": {"filesystem", "host", "errors"},
     "doctor": {"store", "journal", "errors"},
     "journal": {"values", "errors"},
@@ -39,7 +40,7 @@ ARROWS: dict[str, set[str]] = {
     "run": {"writer", "requeue", "store", "journal", "device", "values", "rank", "eta", "compat", "errors"},
     "opening": {
         *("run", "writer", "requeue", "store", "segment_store", "journal", "values", "rank", "curve", "host"),
-        *("filesystem", "compat", "errors"),
+        *("filesystem", "compat", "sampling", "errors"),
     },
     "session": {"opening", "run", "errors"},
     "": {"session", "run", "eta", "compat", "errors"},  # the package itself

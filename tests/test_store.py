@@ -698,7 +698,7 @@ def test_a_text_with_a_lone_surrogate_blocks_nothing(text: str, runs: Runs) -> N
     offline_tracker.finish()
     with runs.read("a1") as reader:
         assert len(rows_of(reader)) == 2
-        assert reader.alerts()[0][2] == text.encode(errors="backslashreplace").decode()
+        assert reader.alerts()[0].title == text.encode(errors="backslashreplace").decode()
     offline_tracker.init(dir=runs.path, id="a1", resume="must")
 
 
@@ -853,7 +853,7 @@ def test_a_journal_that_went_on_elsewhere_is_read_and_folded_in_from_there(runs:
         with runs.read("a1") as reader:
             assert reader.attempts[0].spill == folders["spill"]
             assert rows_of(reader) == {0: {"n": 1}, 2: {"n": 3}, 4: {"n": 5}, 5: {"n": 6}}
-            assert [alert[2] for alert in reader.alerts()] == ["alert 2", "alert 4", "alert 7"]
+            assert [alert.title for alert in reader.alerts()] == ["alert 2", "alert 4", "alert 7"]
         claim(store, Holder.current(), spill="")
     with runs.read("a1") as reader:
         assert reader.attempts[1].spill is None

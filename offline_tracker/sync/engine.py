@@ -562,6 +562,8 @@ class _RunSync:
             [attempt.started_at for attempt in reader.attempts],
             reader.last_times(self.curve.spans),
         )
+        environment = reader.environment()
+        packages = environment.pop("packages", ())
         return Facts(
             id=info.id,
             uuid=info.uuid,
@@ -578,7 +580,8 @@ class _RunSync:
             exit_code=last.exit_code if last else None,
             runtime=runtime,
             seconds=seconds,
-            environment=last.environment if last else {},
+            environment=environment,
+            packages=tuple(packages),
             definitions=reader.definitions(),
             summary=summary,
         )
@@ -626,6 +629,7 @@ def _batches(rows: Iterator[Row], most_rows: int, most_points: int) -> Iterator[
 
 def _digest(facts: Facts) -> str:
     told = [facts.name, facts.group, facts.job_type, facts.notes, facts.tags, facts.config, facts.definitions]
+    told += [facts.environment, facts.packages]
     return hashlib.sha256(json.dumps(told, sort_keys=True, default=str).encode()).hexdigest()[:16]
 
 

@@ -32,6 +32,7 @@ class Facts:
         state: ``running``, ``finished``, ``failed`` or ``crashed``.
         runtime: seconds that the run had run at a call, of (seq, time); *seconds* in all, downtime left out.
         environment: of the training's machine, see `host.environment`; never of this one.
+        packages: what was installed there, as ``name==version``.
         definitions: of metrics, name or glob to options.
         summary: what was put there by hand, and the last value of each metric.
     """
@@ -52,6 +53,7 @@ class Facts:
     runtime: Callable[[int, float], float] = lambda seq, time: 0.0
     seconds: float = 0.0
     environment: Mapping[str, Any] = field(default_factory=dict)
+    packages: tuple[str, ...] = ()
     definitions: Mapping[str, Mapping[str, Any]] = field(default_factory=dict)
     summary: Mapping[str, Any] = field(default_factory=dict)
 

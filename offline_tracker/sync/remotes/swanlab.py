@@ -321,6 +321,9 @@ class SwanlabShipment:
         again(lambda: upload.upload_config(*self._at, content=_finite(config)), "send the config")
         if facts.environment:
             again(lambda: upload.upload_metadata(*self._at, content=_metadata(facts.environment)), "send the metadata")
+        if facts.packages:
+            text = "".join(f"{package}\n" for package in facts.packages)
+            again(lambda: upload.upload_requirements(*self._at, content=text), "send the packages")
         self._beat()
 
     def _beat(self) -> None:

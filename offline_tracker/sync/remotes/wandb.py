@@ -278,6 +278,9 @@ class WandbShipment:
         self._log = TransactionLog(path, remote._pb, remote._wandb.__version__)
         self._log.run(target.remote_id, facts, rewind_to)
         self._log.environment(facts)
+        if facts.packages:
+            (run / "files" / "requirements.txt").write_text("".join(f"{package}\n" for package in facts.packages))
+            self._log.file("requirements.txt")
         for name, options in facts.definitions.items():
             self._log.metric(name, options)
         self._log.flush()

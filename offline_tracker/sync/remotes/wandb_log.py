@@ -106,8 +106,16 @@ class TransactionLog:
             setattr(environment, name, str(known.get(name, "")))
         environment.args.extend(str(arg) for arg in known.get("args", ()))
         environment.cpu_count = int(known.get("cpu_count") or 0)
+        environment.gpu_count = int(known.get("gpu_count") or 0)
+        environment.gpu_type = str(known.get("gpu_type") or "")
         slurm = {name[len("slurm_") :]: str(value) for name, value in known.items() if name.startswith("slurm_")}
         environment.slurm.update(slurm)
+        self._write(record)
+
+    def file(self, name: str) -> None:
+        """Write that a file in the run's ``files`` folder is to be uploaded."""
+        record = self._pb.Record()
+        record.files.files.add(path=name, type=self._pb.FilesItem.FileType.WANDB)
         self._write(record)
 
     def metric(self, name: str, options: Mapping[str, Any]) -> None:
