@@ -130,6 +130,9 @@ class Shipment(Protocol):
             RemoteError: it is final; waiting on will not help.
         """
 
+    def trying_again(self) -> str | None:
+        """Return what the remote's own client has not given up yet, but failed in, or None."""
+
     def finish(self, facts: Facts) -> None:
         """
         Set the remote's final state; called only after all rows were confirmed. A run that still runs stays running.
@@ -150,11 +153,13 @@ class Remote(Protocol):
         name: as in ``--to``.
         server: the service's address, after `connect`.
         settle_s: how long after a lost answer its effect may still not be visible.
+        patience_s: how long it may take to answer, and how long what fails is tried again; to be set before `connect`.
     """
 
     name: str
     server: str
     settle_s: float
+    patience_s: float
 
     def connect(self) -> str:
         """
