@@ -33,6 +33,10 @@ def sync(
         float | None,
         typer.Option(min=0, metavar="SECONDS", help="How long to wait for what a killed sync had in flight."),
     ] = None,
+    patience: Annotated[
+        float | None,
+        typer.Option(min=1, metavar="SECONDS", help="How long a remote may fail or show no progress. [default: 90]"),
+    ] = None,
     as_json: Annotated[bool, typer.Option("--json", help="Print one JSON document.")] = False,
 ) -> None:
     """
@@ -57,6 +61,7 @@ def sync(
             eager=eager,
             on_conflict=on_conflict,
             settle_s=settle,
+            patience_s=engine.PATIENCE_S if patience is None else patience,
             progress=progress,
             done=None if as_json else _print,
         )

@@ -6,6 +6,7 @@ import hashlib
 import json
 import math
 import os
+import select
 import shutil
 import signal
 import subprocess
@@ -33,14 +34,20 @@ _SYNC = """
 import json, sys
 from offline_tracker.errors import TrackerError, UsageError
 from offline_tracker.sync import sync
-try:
-    results = sync(**json.loads(sys.argv[1]))
-except TrackerError as error:
-    print(error, file=sys.stderr)
-    sys.exit(2 if isinstance(error, UsageError) else 1)
-print(json.dumps([result.as_dict() for result in results]))
-sys.exit(0 if all(result.ok for result in results) else 1)
+status = 0
+for options in map(json.loads, sys.argv[1:] or sys.stdin):
+    try:
+        results = sync(**options)
+        status = 0 if all(result.ok for result in results) else 1
+        print(json.dumps([result.as_dict() for result in results]), flush=True)
+    except TrackerError as error:
+        status = 2 if isinstance(error, UsageError) else 1
+        print(error, file=sys.stderr)
+        if len(sys.argv) == 1:
+            print(json.dumps(str(error)), flush=True)
+sys.exit(status)
 """
+"""Syncs with the options in its argument; without one, a sync for each line of its input, as `--watch` does."""
 
 TRAIN = """
 import math, os, sys
@@ -105,6 +112,7 @@ class House:
             "WANDB_X_GRAPHQL_RETRY_MAX": "2",
         }
         self._started: list[subprocess.Popen[str]] = []
+        self._again: subprocess.Popen[str] | None = None
 
     def double(self, remote: str) -> Any:
         return {"wandb": self.wandb, "swanlab": self.swanlab}[remote]
@@ -135,6 +143,37 @@ class House:
         assert outcome.status == status, outcome.said
         assert "Traceback" not in outcome.said, outcome.said
         return outcome
+
+    def again(self, to: str, *, status: int | tuple[int, ...] = 0, **options: Any) -> Outcome:
+        """Sync as `sync` does, in one process for all calls: to begin one each time takes most of a story's time."""
+        if self._again is None:
+            pipe = subprocess.PIPE
+            self._again = subprocess.Popen(
+                [sys.executable, "-c", _SYNC],
+                cwd=self.home,
+                env={**self.env, "PYTHONPATH": str(ROOT)},
+                stdin=pipe,
+                stdout=pipe,
+                text=True,
+            )
+            self._started.append(self._again)
+        assert self._again.stdin is not None and self._again.stdout is not None
+        options = {"runs": str(self.runs.path), "to": [to], "settle_s": 0.5, **options}
+        print(json.dumps(options), file=self._again.stdin, flush=True)
+        assert select.select([self._again.stdout], [], [], 120)[0], f"no answer to {options}"
+        said = self._again.stdout.readline()
+        answer = json.loads(said)
+        failed = isinstance(answer, str) or any(result["status"] == "failed" for result in answer)
+        outcome = Outcome(int(failed), answer if isinstance(answer, list) else [], said)
+        assert outcome.status in (status if isinstance(status, tuple) else (status,)), outcome.said
+        return outcome
+
+    def end_again(self) -> None:
+        """End the process of `again`, which must be glad to."""
+        if self._again is not None:
+            self._again.communicate(timeout=60)
+            assert self._again.returncode in (0, 1)
+            self._again = None
 
     def sync_killed_at(self, to: str, match: str, skip: int, applied: bool, **options: Any) -> bool:
         """
@@ -184,7 +223,7 @@ class House:
     def living(self) -> list[str]:
         """The command lines of processes that a sync of ours started, or that this one is."""
         found = []
-        mark = f"TMPDIR={self.tmp}".encode()
+        mark = f"HOME={self.home}".encode()
         for path in Path("/proc").iterdir():
             try:
                 if path.name.isdigit() and mark in (path / "environ").read_bytes().split(b"\0"):
@@ -194,9 +233,10 @@ class House:
         return [words for words in found if words]
 
     def check_nothing_left(self) -> None:
-        """Assert that no process of a sync lives on and no private folder is left."""
+        """Assert that no process of a sync lives on and that the temp folder is empty."""
+        self.end_again()
         wait_until(lambda: not self.living(), 15, f"the end of {self.living()}")
-        assert [path.name for path in self.tmp.glob("offline_tracker-*")] == []
+        assert [path.name for path in self.tmp.iterdir()] == []
 
     def close(self) -> None:
         for process in self._started:
@@ -207,7 +247,7 @@ class House:
 
 @contextmanager
 def all_at_once(
-    home: Path, runs: Path, stories: Mapping[str, Callable[[House], None]]
+    home: Path, runs: Path, stories: Mapping[str, Callable[[House], None]], threads: int = 4
 ) -> Iterator[dict[str, Future[None]]]:
     """
     Begin some stories, each in a house of its own with a copy of *runs*, and give for each what waits for its end.
@@ -222,7 +262,7 @@ def all_at_once(
         with WandbServer() as wandb, SwanlabServer() as swanlab, closing(House(root, wandb, swanlab)) as house:
             story(house)
 
-    with ThreadPoolExecutor(4) as pool:
+    with ThreadPoolExecutor(threads) as pool:
         told = {name: pool.submit(tell, number, story) for number, (name, story) in enumerate(stories.items())}
         try:
             yield told

@@ -367,7 +367,7 @@ def recovered(house: House, case: str) -> None:
 def refused(house: House, case: str) -> None:
     remote, order, says = REFUSED[case]
     order(house)
-    outcome = house.sync(remote, status=1, confirm_s=20)
+    outcome = house.sync(remote, status=1, patience_s=20)
     assert says in outcome.reason, outcome.reason
     for key in (house.wandb.api_key, house.swanlab.api_key, house.env["WANDB_API_KEY"], house.env["SWANLAB_API_KEY"]):
         assert key not in outcome.said
@@ -425,7 +425,7 @@ def burnt(house: House, remote: str) -> None:
     house.sync(remote)
     house.double(remote).delete("a1")
     shutil.rmtree(house.runs.path / ".sync")
-    outcome = house.sync(remote, status=1, confirm_s=20)
+    outcome = house.sync(remote, status=1, patience_s=20)
     assert "deleted" in outcome.reason and "new-run" in outcome.reason
     result = house.sync(remote, on_conflict="new-run").result
     assert (result["remote_id"], result["sent"]) == ("a1-r2", 100)

@@ -41,8 +41,11 @@ from .remotes import Facts, Found, Mark, Remote, Shipment, Target, check_name, c
 logger = logging.getLogger("offline_tracker")
 
 DEFAULT_PROJECT = "uncategorized"
-CONFIRM_S = 60.0
-"""How long a remote may show no progress before what was sent counts as not arrived."""
+PATIENCE_S = 90.0
+"""
+How long a remote may fail, keep silent or show no progress before a run is given up for now; longer than the minute after
+which proxies cut a request off, for what takes effect after we have given up on it is the only way to a double row.
+"""
 IN_FLIGHT_S = 600.0
 """How long after it was sent a batch may still be on its way, in an uploader that tries again or at a slow server."""
 _ROUNDS = 3
@@ -98,7 +101,7 @@ def sync(
     eager: bool = False,
     on_conflict: str = "keep",
     settle_s: float | None = None,
-    confirm_s: float = CONFIRM_S,
+    patience_s: float = PATIENCE_S,
     progress: Progress | None = None,
     done: Callable[[SyncResult], None] | None = None,
 ) -> list[SyncResult]:
@@ -115,7 +118,7 @@ def sync(
         eager: send also rows that a resume from a checkpoint might still take back.
         on_conflict: ``keep``: report it and send nothing. ``new-run``: replay into a new remote run.
         settle_s: how long a lost answer's effect is waited for; each remote has its own default.
-        confirm_s: how long a remote may show no progress.
+        patience_s: how long a remote may fail, keep silent or show no progress.
         done: called with each result as it comes.
 
     Raises:
@@ -130,7 +133,7 @@ def sync(
         raise UsageError(f"no folder {str(home.path)!r}; name the runs folder, or set OFFLINE_TRACKER_DIR")
     chosen = [home.find(text) for text in only] or home.ids()
     with Ledger(home.path) as ledger:
-        engine = Engine(home, ledger, project, entity, dry_run, eager, on_conflict, settle_s, confirm_s, progress)
+        engine = Engine(home, ledger, project, entity, dry_run, eager, on_conflict, settle_s, patience_s, progress)
         results = []
         for run_id, name in engine.pairs(chosen, to):
             result = engine.sync_run(run_id, name)
@@ -152,7 +155,7 @@ class Engine:
     eager: bool
     on_conflict: str
     settle_s: float | None
-    confirm_s: float
+    patience_s: float
     progress: Progress | None
     _remotes: dict[str, tuple[Remote, str] | TrackerError] = field(default_factory=dict)
 
@@ -189,6 +192,7 @@ class Engine:
         if name not in self._remotes:
             try:
                 remote = create(name)
+                remote.patience_s = self.patience_s
                 self._remotes[name] = remote, remote.connect()
             except (RemoteError, UsageError) as error:
                 self._remotes[name] = error
@@ -542,7 +546,9 @@ class _RunSync:
             if found is not None and (last is None or found.mark != last.mark):
                 moved_at, last = time.monotonic(), found
             complaint = shipment.complaint()
-            if time.monotonic() - moved_at > (min(self.engine.confirm_s, 10.0) if complaint else self.engine.confirm_s):
+            if time.monotonic() - moved_at > (
+                min(self.engine.patience_s, 10.0) if complaint else self.engine.patience_s
+            ):
                 break
             poll_s = self._pause(poll_s)
         with suppress(RemoteDown):  # what can't be read is not confirmed
@@ -550,6 +556,8 @@ class _RunSync:
                 return found
         there = f"{found.mark.rows} rows, step {found.mark.last_step}" if found else "nothing"
         why = complaint or f"the remote shows {there} instead of {wanted.rows} rows, step {wanted.last_step}"
+        if not complaint and (trying := shipment.trying_again()):
+            why = f"{why}; {trying}"
         raise _Interrupted(RemoteDown(f"{self.remote.name} does not show all that was sent: {why}"))
 
     def _facts(self) -> Facts:

@@ -43,7 +43,7 @@ class Fault:
     What happens to the next *times* requests whose label contains *match*, after *skip* of them went by unharmed.
 
     Attributes:
-        status: answer with it and do not apply the request.
+        status: answer with it, and apply the request only if *applied*.
         drop: close the connection without an answer, ``"before"`` or ``"after"`` the request was applied.
         delay_s: wait so long before anything else.
         hook: call it with the request before anything else, to kill a process at a request boundary.
@@ -53,6 +53,7 @@ class Fault:
     times: int = 1
     skip: int = 0
     status: int | None = None
+    applied: bool = False
     headers: Mapping[str, str] = field(default_factory=dict)
     body: Any = None
     drop: Literal["before", "after"] | None = None
@@ -65,7 +66,8 @@ class Double:
     A stand-in server in threads of this process, on 127.0.0.1 and *port* (0: one that the system chooses).
 
     Use as a context manager. Subclasses answer in `handle`, which runs under one lock, and name a request in `label`.
-    `log` holds the label of every request that arrived, in order.
+    `log` holds the label of every request that arrived, in order. While `shown_until` (unix seconds) is set, a run's
+    mark shows nothing that arrived later.
     """
 
     def __init__(self, *, port: int = 0) -> None:
@@ -77,6 +79,7 @@ class Double:
         self._sockets: set[socket.socket] = set()
         self._port = port
         self._stopping = threading.Event()
+        self.shown_until: float | None = None
 
     def handle(self, request: Request) -> Reply:
         raise NotImplementedError
@@ -95,6 +98,12 @@ class Double:
     def clear_faults(self) -> None:
         with self.lock:
             self._faults.clear()
+
+    @property
+    def pending(self) -> list[str]:
+        """What the ordered faults that did not happen yet wait for."""
+        with self.lock:
+            return [fault.match for fault in self._faults if fault.times > 0]
 
     def _take_fault(self, label: str) -> Fault | None:
         with self.lock:
@@ -185,12 +194,14 @@ class Double:
                 self._stopping.wait(fault.delay_s)
             if fault.drop == "before":
                 return self._drop(handler)
-            if fault.status is not None:
+            if fault.status is not None and not fault.applied:
                 return _answer(handler, Reply(fault.status, fault.body or {"error": "ordered"}, fault.headers))
         with self.lock:
             reply = self.handle(request)
         if fault is not None and fault.drop == "after":
             return self._drop(handler)
+        if fault is not None and fault.status is not None:
+            reply = Reply(fault.status, fault.body or {"error": "ordered"}, fault.headers)
         _answer(handler, reply)
 
     def _drop(self, handler: BaseHTTPRequestHandler) -> None:

@@ -502,14 +502,16 @@ class SwanlabServer(Double):
 
     # Reading back
 
-    def _visible(self, ref: Mapping[str, Any], project_id: str | None = None, lag_s: float = 0.0) -> list[Point]:
+    def _visible(self, ref: Mapping[str, Any], project_id: str | None = None, late: bool = False) -> list[Point]:
         """
         The points of the run that a query names, by the time at which they were stored.
 
         ``createdAt`` bounds that time from below, so a client that sends a later one does not see the first points.
         """
         run = self._run_of_cuid(ref.get("experimentId"), project_id or ref.get("projectId"))
-        since, until = ref.get("createdAt"), time.time() - lag_s
+        since, until = ref.get("createdAt"), time.time()
+        if late:
+            until = min(until - self.lag_s, until if self.shown_until is None else self.shown_until)
         if type(since) is not int:
             raise self._violation(400, f"a query without createdAt: {dict(ref)}")
         stored = zip(run.points, run.arrived_at, strict=True)
@@ -519,7 +521,7 @@ class SwanlabServer(Double):
         since = request.query.get("createdAt", [""])[0]
         if not since.isdecimal() or "all" not in request.query:
             raise self._violation(400, f"{self.label(request)} without createdAt or all")
-        points = self._visible({"experimentId": cuid, "createdAt": int(since)}, project_id, self.lag_s)
+        points = self._visible({"experimentId": cuid, "createdAt": int(since)}, project_id, late=True)
         logs = self._run_of_cuid(cuid).logs
         return Reply(
             200,
@@ -533,9 +535,7 @@ class SwanlabServer(Double):
     def _summaries(self, body: Mapping[str, Any]) -> Reply:
         answer: dict[str, Any] = {}
         for ref in body["experiments"]:
-            points = [
-                point for point in self._visible(ref, lag_s=self.lag_s) if point.key in body.get("keys", [point.key])
-            ]
+            points = [point for point in self._visible(ref, late=True) if point.key in body.get("keys", [point.key])]
             entries = {
                 key: {"step": last.step, "value": _number(last.value), **_extremes(points, key)}
                 for key, last in _latest(points).items()

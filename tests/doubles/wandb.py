@@ -30,7 +30,7 @@ class WandbRun:
         output: console lines with the time in front, as the client sends them.
         files: uploaded files, by name.
         upserts: UpsertBucket requests that were applied, the first one included.
-        marks: ``(monotonic time, lines, last line as JSON)`` after each change of the history.
+        marks: ``(unix time, lines, last line as JSON)`` after each change of the history.
     """
 
     entity: str
@@ -185,8 +185,11 @@ class WandbServer(Double):
     # HTTP.
 
     def label(self, request: Request) -> str:
+        """Name a request; of a file_stream also what it brings: ``".../file_stream history summary complete"``."""
         if request.path == "/graphql":
             return f"POST /graphql {_operation(request)}"
+        if request.path.endswith("/file_stream"):
+            return f"{super().label(request)}{_brings(request)}"
         return super().label(request)
 
     def handle(self, request: Request) -> Reply:
@@ -278,11 +281,13 @@ class WandbServer(Double):
 
     def _note_mark(self, run: WandbRun) -> None:
         tail = json.dumps(run.history[-1]) if run.history else None
-        run.marks.append((time.monotonic(), len(run.history), tail))
+        run.marks.append((time.time(), len(run.history), tail))
 
     def _mark(self, run: WandbRun) -> tuple[int, str | None]:
         """Return line count and last line as a reader sees them now."""
-        seen = time.monotonic() - self.lag_s
+        seen = time.time() - self.lag_s
+        if self.shown_until is not None:
+            seen = min(seen, self.shown_until)
         for at, count, tail in reversed(run.marks):
             if at <= seen:
                 return count, tail
@@ -555,6 +560,16 @@ def _operation(request: Request) -> str:
     except (ValueError, KeyError, TypeError):
         named = None
     return named[1] if named else "?"
+
+
+def _brings(request: Request) -> str:
+    """Name the files of a file_stream, without their suffix, and "complete" if it ends the run."""
+    try:
+        body = request.json()
+        names = [name.partition(".")[0].removeprefix("wandb-") for name in body.get("files") or ()]
+        return "".join(f" {word}" for word in (*sorted(names), *(["complete"] if body.get("complete") else ())))
+    except (ValueError, AttributeError, TypeError):
+        return " ?"
 
 
 def _is_row(line: str) -> bool:

@@ -138,6 +138,9 @@ class Shipment(Protocol):
             RemoteError: it is final; waiting on will not help.
         """
 
+    def trying_again(self) -> str | None:
+        """Return what the remote's own client has not given up yet, but failed in, or None."""
+
     def finish(self, facts: Facts) -> None:
         """
         Set the remote's final state; called only after all rows were confirmed. A run that still runs stays running.
@@ -160,6 +163,7 @@ class Remote(Protocol):
         settle_s: how long after a lost answer its effect may still not be visible.
         fills: whether it takes rows below the newest one that is there, so that a hole can be filled.
         hides_nan: whether reading back may leave out points that are NaN.
+        patience_s: how long it may take to answer, and how long what fails is tried again; to be set before `connect`.
     """
 
     name: str
@@ -167,6 +171,7 @@ class Remote(Protocol):
     settle_s: float
     fills: bool
     hides_nan: bool
+    patience_s: float
 
     def connect(self) -> str:
         """

@@ -41,26 +41,22 @@ _PROJECT = re.compile(r"[0-9a-zA-Z_\-+.]{1,100}")
 _KEY_MAX, _NAME_MAX, _NOTES_MAX, _TAGS_MAX = 512, 512, 1024, 30
 _COLUMNS_A_REQUEST = 3000
 _KEYS_AN_EXPORT = 16
+_CONNECT_S = 10.0
 _HEARTBEAT_S = 300.0  # the service counts a run as interrupted after about 30 minutes
 _STATES = {"RUNNING": "running", "FINISHED": "finished", "CRASHED": "crashed", "ABORTED": "failed"}
 
 
 class SwanlabRemote:
-    """
-    SwanLab; see `remotes.Remote`.
-
-    Args:
-        patience_s: how long a request that changes nothing by being repeated is repeated while the service fails.
-    """
+    """SwanLab; see `remotes.Remote`."""
 
     name = "swanlab"
     fills = True
     hides_nan = True
     settle_s = 10.0  # the service counts a run's last steps behind the scenes; 5 to 10 s were seen
 
-    def __init__(self, patience_s: float = 30.0) -> None:
+    def __init__(self) -> None:
         self.server = self._web = ""
-        self._patience_s = patience_s
+        self.patience_s = 90.0
         self._lib: Any = None
         self._key = ""
         self._experiments: dict[Target, dict[str, Any]] = {}
@@ -77,14 +73,20 @@ class SwanlabRemote:
         self._again(self._try_key, "log in")
         if lib.client.exists():
             lib.client.reset()
-        self._again(lambda: lib.client.new(self._key, self.server, timeout=30), "log in")
+        self._again(lambda: lib.client.new(self._key, self.server, timeout=self.patience_s), "log in")
+        for adapter in lib.client._get_client()._session.adapters.values():
+            adapter.timeout = self._timeouts_s
         return str(lib.client.username())
 
     def _try_key(self) -> None:
         # Client() raises the same error for a wrong key and for a dead server, so ask once by hand.
         session = self._lib.session.create(default_retry=0)
         url = f"{self.server}/api/login/api_key"
-        session.post(url=url, headers={"authorization": self._key}, timeout=30, log_error=False)
+        session.post(url=url, headers={"authorization": self._key}, timeout=self._timeouts_s, log_error=False)
+
+    @property
+    def _timeouts_s(self) -> tuple[float, float]:
+        return min(_CONNECT_S, self.patience_s), self.patience_s
 
     def check(self, target: Target) -> None:
         if not _PROJECT.fullmatch(target.project):
@@ -168,7 +170,7 @@ class SwanlabRemote:
         file.seek(0)
         file.truncate()
         session = self._lib.session.create(default_retry=0)
-        with session, session.get(url, stream=True, timeout=60, log_error=False) as answer:
+        with session, session.get(url, stream=True, timeout=self._timeouts_s, log_error=False) as answer:
             for chunk in answer.iter_content(1 << 16):
                 file.write(chunk)
 
@@ -235,7 +237,7 @@ class SwanlabRemote:
         Args:
             only_if_refused: for what must not arrive twice: not again where the last time may have had an effect.
         """
-        end = time.monotonic() + self._patience_s
+        end = time.monotonic() + self.patience_s
         wait_s = 0.5
         relogged = False
         while True:
@@ -284,8 +286,12 @@ class SwanlabRemote:
             ) from error
 
     def log_in_again(self) -> None:
-        if self._lib.client._get_client()._refresh_auth(warning=False) is None:
-            self._again(self._try_key, "log in")
+        self._again(self._renew, "log in")
+
+    def _renew(self) -> None:
+        self._try_key()  # the client does not say why it could not
+        if self._lib.client._get_client()._refresh_auth(timeout=self.patience_s, warning=False) is None:
+            raise self._lib.AuthenticationError("the session was not renewed")
 
 
 class _NotThere(RemoteRefused):
@@ -377,6 +383,9 @@ class SwanlabShipment:
                 raise
 
     def complaint(self) -> str | None:
+        return None
+
+    def trying_again(self) -> str | None:
         return None
 
     def finish(self, facts: Facts) -> None:

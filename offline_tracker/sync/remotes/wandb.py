@@ -46,7 +46,7 @@ _TESTED = "wandb>=0.31,<0.32"
 _BAD_PROJECT = re.compile(r"[/\\#?%:]")
 _BAD_ID = re.compile(r"[:;,#?/']")
 _RESERVED = frozenset(("_step", "_timestamp", "_runtime", "_wandb"))
-_HTTP_ERROR = re.compile(r'"msg":"api: HTTP error".*"status":(?P<status>\d+)')
+_HTTP_ERROR = re.compile(r'"msg":"api: (?P<again>retrying )?HTTP error".*"status":(?P<status>\d+)')
 _PAGE_ROWS = 10_000
 _PAGES_MAX = 10_000
 _WHOLE_ROWS = 500_000
@@ -109,6 +109,7 @@ class WandbRemote:
 
     def __init__(self) -> None:
         self.server = ""
+        self.patience_s = 90.0
         self._key = ""
         self._api: Any = None
         self._wandb: Any = None
@@ -119,7 +120,7 @@ class WandbRemote:
             raise UsageError("wandb is not installed; pip install 'offline-tracker[wandb]'")
         for name, value in _BOUNDS.items():
             os.environ.setdefault(name, value)
-        os.environ.setdefault("WANDB_DIR", tempfile.gettempdir())  # reading a run makes a folder for its files
+        os.environ.setdefault("WANDB_DIR", os.devnull)  # else reading a run makes a folder for its files
         try:
             import wandb
             from wandb.proto import wandb_internal_pb2
@@ -273,6 +274,7 @@ class WandbShipment:
         self._folder.mkdir(mode=0o700)
         run = self._folder / f"offline-run-{time.strftime('%Y%m%d_%H%M%S')}-{target.remote_id}"
         (run / "files").mkdir(parents=True)  # without it the metadata and the config are not sent, silently
+        (self._folder / "wandb").mkdir()  # else its log goes to the shared temp folder
         path = run / f"run-{target.remote_id}.wandb"
         self._said = open(self._folder / "output", "w+b")  # noqa: SIM115  closed in close()
         self._log = TransactionLog(path, remote._pb, remote._wandb.__version__)
@@ -316,12 +318,21 @@ class WandbShipment:
             return f"wandb: the uploader ended early (status {self._process.returncode}){self._cause()}"
         return None
 
-    def _cause(self) -> str:
-        """The last request that failed for good, from wandb-core's log: what it shows to users often leaves that out."""
+    def trying_again(self) -> str | None:
+        cause = self._cause(again=True)
+        return f"the uploader tries again{cause}" if cause else None
+
+    def _cause(self, again: bool = False) -> str:
+        """
+        The last request that failed for good, from wandb-core's log: what it shows to users often leaves that out.
+
+        Args:
+            again: of those that it tried again, instead.
+        """
         cause = ""
         for path in self._folder.glob("wandb/logs/debug-sync.*.log"):
             for line in path.read_text(errors="replace").splitlines():
-                if (found := _HTTP_ERROR.search(line)) is not None:
+                if (found := _HTTP_ERROR.search(line)) is not None and bool(found["again"]) is again:
                     cause = f" (HTTP {found['status']})"
         return cause
 
@@ -343,10 +354,11 @@ class WandbShipment:
             found = self._remote.look(self._target)
             if found is not None and found.state == facts.state:
                 return
+            complaint = self.complaint()
             if time.monotonic() > end:
                 state = found.state if found else "gone"
                 raise RemoteDown(
-                    f"wandb: the remote run is {state}, not {facts.state}: {self.complaint() or 'no reason given'}"
+                    f"wandb: the remote run is {state}, not {facts.state}: {complaint or 'no reason given'}"
                 )
             time.sleep(0.2)
 
@@ -394,7 +406,8 @@ def _environment(folder: Path, program: str) -> dict[str, str]:
     kept = {name: value for name, value in os.environ.items() if name not in foreign}
     # Without a program of its own, the run's would become the wandb command itself.
     ours = {"WANDB_DIR": str(folder), "WANDB_PROGRAM": program, "NO_COLOR": "1", "WANDB_SILENT": "false"}
-    return {**_BOUNDS, **kept, **ours}
+    # Killed, it would leave folders in the shared temp folder.
+    return {**_BOUNDS, **kept, **ours, "TMPDIR": str(folder)}
 
 
 def _end_uploader(folder: str) -> None:
