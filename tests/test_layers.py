@@ -28,6 +28,7 @@ ARROWS: dict[str, set[str]] = {
     "compat": {"errors"},
     "filesystem": {"errors"},
     "device": {"errors"},
+    "alerts": {"curve", "values", "errors"},
     "sampling": {"host", "errors"},
     "probe": {"filesystem", "host", "errors"},
     "doctor": {"store", "journal", "errors"},
@@ -55,7 +56,7 @@ ARROWS: dict[str, set[str]] = {
 """Of each module of the library, what it may import of ours; a package that is not named here has its parent's arrows."""
 
 CLI_ARROWS = {"", "sync", "sync.engine", "sync.remotes", "sync.ledger", "sync.verify", "store", "segment_store"}
-CLI_ARROWS |= {"curve", "values", "eta", "doctor", "probe", "filesystem", "errors"}
+CLI_ARROWS |= {"alerts", "curve", "values", "eta", "doctor", "probe", "filesystem", "errors"}
 """What the command line may use of the library; never what training holds."""
 
 
