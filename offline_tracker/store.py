@@ -430,7 +430,12 @@ class RunStore:
         """Make the copy (anew) and open it."""
         try:
             for again in (True, False):
-                stamp = self._copy_to(copy)
+                try:
+                    stamp = self._copy_to(copy)
+                except OSError:
+                    if again:
+                        continue  # ESTALE: it was replaced while we read it, on another host
+                    raise
                 self._open()
                 self._fold_segments()
                 # Segments are removed once a run.db that holds them is there. Those that this one came too late for are
@@ -439,6 +444,8 @@ class RunStore:
                     break
                 self._db.close()
         except (sqlite3.Error, OSError) as error:
+            if hasattr(self, "_db"):
+                self._db.close()
             raise StoreError(f"can't read {self.path}: {error}") from error
 
     def _copy_to(self, copy: Path) -> Stamp | None:
@@ -673,6 +680,7 @@ class RunStore:
                 # for its number; it can't come twice, for it has its seq.
                 fresh = [record for record in fresh if record[0] > folded or record[1] in _WITH_SEQ]
                 new = sum(record[0] > folded for record in fresh)
+            upto = max(folded, fresh[-1][0]) if fresh else folded
             if next_after is not None:
                 if heartbeat_at is not None:
                     raise StoreError(f"{self.path}: another process took this run over; it thought that we are dead")
@@ -706,11 +714,9 @@ class RunStore:
             for names, pairs in alike.items():
                 points += self._insert_alike(names, pairs)
             self._insert("point", "(?, ?, ?, ?)", 4, points)
-            if fresh:
-                folded = max(folded, fresh[-1][0])
             self._db.execute(
                 "UPDATE attempt SET folded = ?, heartbeat_at = coalesce(?, heartbeat_at) WHERE id = ?",
-                (folded, heartbeat_at, attempt),
+                (upto, heartbeat_at, attempt),
             )
             self._db.execute("COMMIT")
             return new
