@@ -33,6 +33,9 @@ def sync(
         float | None,
         typer.Option(min=0, metavar="SECONDS", help="How long to wait for what a killed sync had in flight."),
     ] = None,
+    adopt: Annotated[
+        bool, typer.Option("--adopt", help="Take over a remote run of the same id, if its rows are this run's.")
+    ] = False,
     as_json: Annotated[bool, typer.Option("--json", help="Print one JSON document.")] = False,
 ) -> None:
     """
@@ -57,6 +60,7 @@ def sync(
             eager=eager,
             on_conflict=on_conflict,
             settle_s=settle,
+            adopt=adopt,
             progress=progress,
             done=None if as_json else _print,
         )

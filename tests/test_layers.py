@@ -44,6 +44,7 @@ ARROWS: dict[str, set[str]] = {
     "sync.ledger": {"store", "host", "errors"},
     "sync.remotes": {"curve", "values", "errors"},
     "sync.compare": {"sync.remotes", "curve", "errors"},
+    "sync.links": {"sync.ledger", "sync.remotes", "store", "host", "errors"},
     "sync.verify": {"sync.compare", "sync.ledger", "sync.remotes", "store", "curve", "host", "values", "errors"},
     "sync.engine": {"sync.compare", "sync.ledger", "sync.remotes", "store", "curve", "host", "values", "errors"},
 }
@@ -56,6 +57,7 @@ CLI_ARROWS = {
     "sync.remotes",
     "sync.ledger",
     "sync.verify",
+    "sync.links",
     "store",
     "curve",
     "values",
