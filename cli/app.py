@@ -11,7 +11,7 @@ import typer
 import offline_tracker
 from offline_tracker.errors import TrackerError, UsageError
 
-from . import alerts, doctor, export, ls, rewind, show, sync, tail, verify
+from . import alerts, doctor, export, links, ls, rewind, show, sync, tail, verify
 from .words import warn
 
 app = typer.Typer(
@@ -26,6 +26,7 @@ app = typer.Typer(
 COMMANDS = (
     sync.sync,
     verify.verify,
+    links.links,
     tail.tail,
     ls.ls,
     alerts.alerts,

@@ -37,6 +37,9 @@ def sync(
         float | None,
         typer.Option(min=1, metavar="SECONDS", help="How long a remote may fail or show no progress. [default: 90]"),
     ] = None,
+    adopt: Annotated[
+        bool, typer.Option("--adopt", help="Take over a remote run of the same id, if its rows are this run's.")
+    ] = False,
     as_json: Annotated[bool, typer.Option("--json", help="Print one JSON document.")] = False,
 ) -> None:
     """
@@ -62,6 +65,7 @@ def sync(
             on_conflict=on_conflict,
             settle_s=settle,
             patience_s=engine.PATIENCE_S if patience is None else patience,
+            adopt=adopt,
             progress=progress,
             done=None if as_json else _print,
         )

@@ -102,6 +102,7 @@ def sync(
     on_conflict: str = "keep",
     settle_s: float | None = None,
     patience_s: float = PATIENCE_S,
+    adopt: bool = False,
     progress: Progress | None = None,
     done: Callable[[SyncResult], None] | None = None,
 ) -> list[SyncResult]:
@@ -119,6 +120,7 @@ def sync(
         on_conflict: ``keep``: report it and send nothing. ``new-run``: replay into a new remote run.
         settle_s: how long a lost answer's effect is waited for; each remote has its own default.
         patience_s: how long a remote may fail, keep silent or show no progress.
+        adopt: take over a remote run of the same id that did not come from this run, if all its rows are this run's.
         done: called with each result as it comes.
 
     Raises:
@@ -133,7 +135,9 @@ def sync(
         raise UsageError(f"no folder {str(home.path)!r}; name the runs folder, or set OFFLINE_TRACKER_DIR")
     chosen = [home.find(text) for text in only] or home.ids()
     with Ledger(home.path) as ledger:
-        engine = Engine(home, ledger, project, entity, dry_run, eager, on_conflict, settle_s, patience_s, progress)
+        engine = Engine(
+            home, ledger, project, entity, dry_run, eager, on_conflict, settle_s, patience_s, progress, adopt
+        )
         results = []
         for run_id, name in engine.pairs(chosen, to):
             result = engine.sync_run(run_id, name)
@@ -157,6 +161,7 @@ class Engine:
     settle_s: float | None
     patience_s: float
     progress: Progress | None
+    adopt: bool = False
     _remotes: dict[str, tuple[Remote, str] | TrackerError] = field(default_factory=dict)
 
     def pairs(self, chosen: Sequence[str], to: Sequence[str]) -> list[tuple[str, str]]:
@@ -321,7 +326,12 @@ class _RunSync:
         held_back = self.reader.count_rows(self.curve.spans) - self.curve.count(None, self._reach(found))
         if self.engine.dry_run:
             return self._result("would send" if total or found is None else "nothing new", total, held_back, found)
-        if found is not None and not total and (self.link.state, self.link.facts) == (facts.state, digest):
+        if (
+            found is not None
+            and not total
+            and not self._adopted
+            and (self.link.state, self.link.facts) == (facts.state, digest)
+        ):
             self.ledger.settled(self.link)
             return self._result("confirmed" if self.sent else "nothing new", self.sent, held_back, found)
         self.sent = max(self.sent, total)  # of a second round only what the first one did not get there is missing
@@ -361,11 +371,9 @@ class _RunSync:
                 )
             return None
         known = self.ledger.link(*link.key) is not None
-        if found.uuid != link.uuid and not (known and found.uuid is None and found.mark.last_step is None):
-            raise NotOurs(
-                f"{remote.name}: {link.entity}/{link.project}/{link.remote_id} is there already and did not come from "
-                "this run; give this one another --project, or rename that one's project"
-            )
+        begun = known and link.made_at is None and found.uuid is None and found.mark.last_step is None
+        if found.uuid != link.uuid and not begun:
+            self._adopt(found)
         doubt = self.ledger.doubt(link)
         if doubt is not None:
             # When the sync died nobody knows, and a request may have been on its way then: so the time runs from now.
@@ -386,6 +394,23 @@ class _RunSync:
                 moved_at = time.time()
             found = again
         return found
+
+    _adopted = False
+
+    def _adopt(self, found: Found) -> None:
+        """Make sure that a remote run which did not come from this run may be taken for it all the same."""
+        where = f"{self.link.entity}/{self.link.project}/{self.link.remote_id}"
+        if not self.engine.adopt:
+            raise NotOurs(
+                f"{self.remote.name}: {where} is there already and did not come from this run; give this one another "
+                "--project, rename that one's project, or, if its rows are this run's, take it with --adopt"
+            )
+        missing, _ = self._read_back(found, found.mark.last_step, exact=True)
+        if missing:
+            raise self._diverged(found, f"lacks steps {Steps(row.step for row in missing)}")
+        if not self._adopted:
+            self.notes.append(f"{where} did not come from this run; its rows agree, so it is taken over")
+        self._adopted = True
 
     def _pause(self, poll_s: float) -> float:
         time.sleep(poll_s)

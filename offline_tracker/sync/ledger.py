@@ -173,6 +173,13 @@ class Ledger:
         self._db.execute(f"INSERT OR REPLACE INTO link ({', '.join(_COLUMNS)}) VALUES ({marks})", values)
         return link
 
+    def forget(self, link: Link) -> None:
+        """Forget a link, and all that was sent there."""
+        self._db.execute("BEGIN IMMEDIATE")
+        for table in ("link", "batch"):
+            self._db.execute(f"DELETE FROM {table} WHERE (uuid, remote, server) = (?, ?, ?)", link.key)
+        self._db.execute("COMMIT")
+
     def sent(self, link: Link, first_step: int, last_step: int, rows: int, last_seq: int) -> tuple[int, Link]:
         """Write down that a batch is about to go; returns its number, and the link as it now stands."""
         if last_seq >= link.sent_seq:  # rows that fill a hole are older
