@@ -33,6 +33,7 @@ def sync(
         float | None,
         typer.Option(min=0, metavar="SECONDS", help="How long to wait for what a killed sync had in flight."),
     ] = None,
+    jobs: Annotated[int, typer.Option(min=1, help="How many runs are on their way at once.")] = 4,
     as_json: Annotated[bool, typer.Option("--json", help="Print one JSON document.")] = False,
 ) -> None:
     """
@@ -57,6 +58,7 @@ def sync(
             eager=eager,
             on_conflict=on_conflict,
             settle_s=settle,
+            jobs=jobs,
             progress=progress,
             done=None if as_json else _print,
         )
@@ -91,16 +93,14 @@ def _said(result: SyncResult) -> str:
 @contextmanager
 def _progress(quiet: bool) -> Iterator[Callable[[str, str, int, int], None] | None]:
     """A bar for each run that is on its way; nothing where nobody watches."""
-    from rich.console import Console
-
-    console = Console(stderr=True)
-    if quiet or not console.is_terminal:
+    if quiet or not sys.stderr.isatty():
         yield None
         return
+    from rich.console import Console
     from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, TimeRemainingColumn
 
     columns = (TextColumn("{task.description}"), BarColumn(), MofNCompleteColumn(), TimeRemainingColumn())
-    with Progress(*columns, console=console, transient=True) as bar:
+    with Progress(*columns, console=Console(stderr=True), transient=True) as bar:
         tasks = {}
 
         def advance(run: str, remote: str, done: int, total: int) -> None:

@@ -41,7 +41,8 @@ ARROWS: dict[str, set[str]] = {
     "": {"session", "run", "eta", "errors"},  # the package itself
     "integrations": {"", "session", "run", "errors"},
     "sync": {"sync.engine", "errors"},
-    "sync.ledger": {"store", "host", "errors"},
+    "sync.migrations": {"errors"},
+    "sync.ledger": {"sync.migrations", "store", "host", "errors"},
     "sync.remotes": {"curve", "values", "errors"},
     "sync.engine": {"sync.ledger", "sync.remotes", "store", "curve", "host", "values", "errors"},
 }

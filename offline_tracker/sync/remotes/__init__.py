@@ -7,8 +7,13 @@ done. A remote therefore never needs to be trusted to say that a transfer succee
 
 from __future__ import annotations
 
+import hashlib
+import os
+import threading
+import time
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, field
+from pathlib import Path
 from typing import Any, Protocol
 
 from ...curve import Row
@@ -89,6 +94,46 @@ class Found:
     url: str | None = None
 
 
+class Pace:
+    """
+    How fast remotes may be talked to, over all runs and threads, and when to stop talking.
+
+    Args:
+        rps: requests a second; *kbps* kilobytes (1000 bytes) a second. None: as fast as it goes.
+    """
+
+    def __init__(self, rps: float | None = None, kbps: float | None = None) -> None:
+        self.rps, self.kbps = rps, kbps
+        self._lock = threading.Lock()
+        self._free_at = {"requests": 0.0, "bytes": 0.0}
+        self._stopping = threading.Event()
+
+    def request(self) -> None:
+        """Wait for the turn of one request."""
+        if self.rps is not None:
+            self._turn("requests", 1 / self.rps)
+
+    def spend(self, size_bytes: int) -> None:
+        """Wait for the turn of some bytes."""
+        if self.kbps is not None:
+            self._turn("bytes", size_bytes / 1000 / self.kbps)
+
+    def _turn(self, what: str, seconds: float) -> None:
+        with self._lock:
+            begin = max(time.monotonic(), self._free_at[what])
+            self._free_at[what] = begin + seconds
+        self.sleep(begin - time.monotonic())
+
+    def sleep(self, seconds: float) -> None:
+        """Wait; KeyboardInterrupt once the sync is to stop, for that is why it is to stop."""
+        if self._stopping.wait(max(0.0, seconds)):
+            raise KeyboardInterrupt
+
+    def stop(self) -> None:
+        """Let every wait of every thread end."""
+        self._stopping.set()
+
+
 class Curve(Protocol):
     """The local curve, as a remote may look at it."""
 
@@ -122,6 +167,17 @@ class Shipment(Protocol):
             RemoteRefused: they did not arrive, and never will as they are.
         """
 
+    def flush(self) -> None:
+        """
+        Let go what was sent, for there is no more: called once, after the last `send`, also if there was none.
+
+        Raises:
+            RemoteDown, RemoteRefused: as `send`.
+        """
+
+    def busy(self) -> bool:
+        """Return whether the client is still at it, so that it is too early to ask the remote whether all is there."""
+
     def complaint(self) -> str | None:
         """
         Return what the remote's own client has to say about failures so far, or None.
@@ -144,17 +200,26 @@ class Shipment(Protocol):
 
 class Remote(Protocol):
     """
-    One service that runs are replayed to, with one account.
+    One service that runs are replayed to, with one account. After `connect` any thread may use it, one a run.
 
     Attributes:
         name: as in ``--to``.
         server: the service's address, after `connect`.
         settle_s: how long after a lost answer its effect may still not be visible.
+        pace: asked before each request; set before `connect`.
     """
 
     name: str
     server: str
     settle_s: float
+    pace: Pace
+
+    def address(self) -> str:
+        """
+        Return what decides which server this is (variables, the settings files' times), before `connect` and at once.
+
+        No key is in it. While it stays the same, a run that was confirmed here and did not change is not looked at.
+        """
 
     def connect(self) -> str:
         """
@@ -206,6 +271,9 @@ class Remote(Protocol):
     def clean(self, children: Mapping[str, Any]) -> None:
         """End and remove what a sync that died had told to *started*; on return nothing of it still sends."""
 
+    def close(self) -> None:
+        """End what `connect` and `open` have started; the remote is not used any more. Never raises."""
+
     def cannot_hold(self, values: Mapping[str, Any]) -> Mapping[str, str]:
         """Return which of some values (metric to value) the remote can't hold as they are, and what becomes of them."""
 
@@ -214,6 +282,18 @@ def nanoseconds(seconds: float) -> int:
     """Return unix seconds as nanoseconds; the product alone would be off by up to 128, for it has no room in a float."""
     whole = int(seconds)
     return whole * 10**9 + round((seconds - whole) * 1e9)
+
+
+def whereabouts(variables: Sequence[str], files: Sequence[str]) -> str:
+    """Return what some variables of the environment and the times of some settings files say: for `Remote.address`."""
+    words = [f"{name}={os.environ.get(name, '')}" for name in variables]
+    for file in files:
+        try:
+            stat = Path(os.path.expandvars(file)).expanduser().stat()
+        except (OSError, RuntimeError):
+            continue
+        words.append(f"{file} {stat.st_size} {stat.st_mtime_ns}")
+    return hashlib.sha256("\n".join(words).encode()).hexdigest()[:16]
 
 
 def create(name: str) -> Remote:

@@ -32,7 +32,7 @@ from ...errors import (
     UsageError,
 )
 from ...values import SEPARATOR
-from . import UUID_KEY, Curve, Facts, Found, Mark, Target, nanoseconds
+from . import UUID_KEY, Curve, Facts, Found, Mark, Pace, Target, nanoseconds, whereabouts
 
 T = TypeVar("T")
 
@@ -42,6 +42,11 @@ _KEY_MAX, _NAME_MAX, _NOTES_MAX, _TAGS_MAX = 512, 512, 1024, 30
 _COLUMNS_A_REQUEST = 3000
 _KEYS_AN_EXPORT = 16
 _HEARTBEAT_S = 300.0  # the service counts a run as interrupted after about 30 minutes
+_VARIABLES = ("SWANLAB_API_HOST", "SWANLAB_CONFIG_DIR", "SWANLAB_SECRETS_DIR", "SWANLAB_SAVE_DIR")
+_SETTINGS = (
+    *("swanlab.yaml", "swanlab.yml", ".env", "/etc/swanlab"),
+    *(f"{folder}/.swanlab/{name}" for folder in (".", "~") for name in ("config.yaml", "config.yml", ".netrc")),
+)
 _STATES = {"RUNNING": "running", "FINISHED": "finished", "CRASHED": "crashed", "ABORTED": "failed"}
 
 
@@ -58,10 +63,14 @@ class SwanlabRemote:
 
     def __init__(self, patience_s: float = 30.0) -> None:
         self.server = self._web = ""
+        self.pace = Pace()
         self._patience_s = patience_s
         self._lib: Any = None
         self._key = ""
         self._experiments: dict[Target, dict[str, Any]] = {}
+
+    def address(self) -> str:
+        return whereabouts(_VARIABLES, _SETTINGS)
 
     def connect(self) -> str:
         self._lib = lib = _library()
@@ -221,6 +230,9 @@ class SwanlabRemote:
     def clean(self, children: Mapping[str, Any]) -> None:
         pass  # requests are made by this process alone: they died with it
 
+    def close(self) -> None:
+        pass  # the client is one for the whole process
+
     def cannot_hold(self, values: Mapping[str, Any]) -> Mapping[str, str]:
         out = {}
         taken: dict[str, str] = {}
@@ -258,12 +270,13 @@ class SwanlabRemote:
                 pause = max(wait_s, error.retry_after_s)
                 if (only_if_refused and not error.refused) or time.monotonic() + pause > end:
                     raise
-                time.sleep(pause)
+                self.pace.sleep(pause)
                 wait_s = min(2 * wait_s, 8.0)
 
     def _once(self, ask: Callable[[], T], what: str) -> T:
         """Ask once, with no retry hidden in the client, and say in our words what went wrong."""
         lib = self._lib
+        self.pace.request()
         lib.request_retries_ctx.set(0)  # belongs to the thread, so it is set each time
         try:
             return ask()
@@ -379,6 +392,12 @@ class SwanlabShipment:
             except RemoteDown as down:
                 down.refused = False  # of the whole batch a part has arrived
                 raise
+
+    def flush(self) -> None:
+        pass
+
+    def busy(self) -> bool:
+        return False
 
     def complaint(self) -> str | None:
         return None
