@@ -40,6 +40,7 @@ def sync(
     adopt: Annotated[
         bool, typer.Option("--adopt", help="Take over a remote run of the same id, if its rows are this run's.")
     ] = False,
+    jobs: Annotated[int, typer.Option(min=1, help="How many runs are on their way at once.")] = 4,
     as_json: Annotated[bool, typer.Option("--json", help="Print one JSON document.")] = False,
 ) -> None:
     """
@@ -66,6 +67,7 @@ def sync(
             settle_s=settle,
             patience_s=engine.PATIENCE_S if patience is None else patience,
             adopt=adopt,
+            jobs=jobs,
             progress=progress,
             done=None if as_json else _print,
         )
@@ -100,16 +102,14 @@ def _said(result: SyncResult) -> str:
 @contextmanager
 def _progress(quiet: bool) -> Iterator[Callable[[str, str, int, int], None] | None]:
     """A bar for each run that is on its way; nothing where nobody watches."""
-    from rich.console import Console
-
-    console = Console(stderr=True)
-    if quiet or not console.is_terminal:
+    if quiet or not sys.stderr.isatty():
         yield None
         return
+    from rich.console import Console
     from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, TimeRemainingColumn
 
     columns = (TextColumn("{task.description}"), BarColumn(), MofNCompleteColumn(), TimeRemainingColumn())
-    with Progress(*columns, console=console, transient=True) as bar:
+    with Progress(*columns, console=Console(stderr=True), transient=True) as bar:
         tasks = {}
 
         def advance(run: str, remote: str, done: int, total: int) -> None:

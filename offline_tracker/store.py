@@ -10,6 +10,7 @@ from __future__ import annotations
 
 import contextlib
 import difflib
+import hashlib
 import json
 import logging
 import os
@@ -40,6 +41,8 @@ logger = logging.getLogger("offline_tracker")
 
 SCHEMA_VERSION = 2
 _ID = re.compile(r"[A-Za-z0-9_-]{1,64}")
+_ONES_OWN = re.compile(r"run\.db|journal-")
+_ANY = re.compile("")
 _ROWS = (1000, *(1 << bit for bit in range(9, -1, -1)))
 """
 How many rows one INSERT has: what the writer puts into a transaction, and below that powers of two. Preparing a
@@ -200,6 +203,13 @@ def check_id(run_id: str) -> str:
     return run_id
 
 
+class Look(NamedTuple):
+    """Equal *text* of two moments: no file of the run has changed; *changed_at* is when one did last (unix seconds)."""
+
+    text: str
+    changed_at: float
+
+
 class Runs:
     """A runs folder: one folder a run, each with its run.db."""
 
@@ -235,6 +245,18 @@ class Runs:
         if len(begin) == 1:
             return begin[0]
         raise RunNotFound(text, self.path, begin[:5] or self.close_to(text, ids))
+
+    def stamp(self, run_id: str, journals: Iterable[str | os.PathLike[str]] = ()) -> Look:
+        """
+        Return by what a change of the run shows, without opening a file of it.
+
+        Args:
+            journals: folders outside the run's own where journals of it may lie, see `RunReader.journals`.
+        """
+        home = self.folder(run_id)
+        found = [*_stats(home, _ONES_OWN), *_stats(home / "segments"), *chain.from_iterable(map(_stats, journals))]
+        text = hashlib.sha256(repr(sorted(found)).encode()).hexdigest()[:32]
+        return Look(text, max((mtime_ns for _, _, mtime_ns, _ in found), default=0) / 1e9)
 
     def close_to(self, run_id: str, ids: Sequence[str] | None = None) -> list[str]:
         return difflib.get_close_matches(run_id, self.ids() if ids is None else ids, n=3)
@@ -307,6 +329,18 @@ class Runs:
         """
         with self.read(run_id) as reader:
             put(reader, to.folder(run_id))
+
+
+def _stats(folder: str | os.PathLike[str], names: re.Pattern[str] = _ANY) -> list[tuple[str, int, int, int]]:
+    """Return name, size, time of the last change and inode of a folder's files; [] where there is none."""
+    found = []
+    with contextlib.suppress(OSError), os.scandir(folder) as entries:
+        for entry in entries:
+            if names.match(entry.name):
+                with contextlib.suppress(OSError):  # it has gone in between
+                    stat = entry.stat()
+                    found.append((entry.name, stat.st_size, stat.st_mtime_ns, stat.st_ino))
+    return found
 
 
 def put(reader: RunReader, folder: Path) -> None:
@@ -1177,6 +1211,13 @@ class RunReader:
         if last.ended_at is not None:
             return "failed" if last.exit_code else "finished"
         return "running" if last.alive() else "crashed"
+
+    @property
+    def journals(self) -> list[Path]:
+        """The folders outside the run's own where attempts that have not ended write, or wrote, their journals."""
+        open_ended = [attempt for attempt in self.attempts if attempt.ended_at is None]
+        folders = [folder for attempt in open_ended for folder in (attempt.journal, attempt.spill) if folder]
+        return sorted({folder for folder in folders if folder != self.folder})
 
     def _ask(self, sql: str, values: Sequence[Any] = ()) -> list[Any]:
         try:

@@ -47,7 +47,8 @@ ARROWS: dict[str, set[str]] = {
     "": {"session", "run", "eta", "compat", "errors"},  # the package itself
     "integrations": {"", "session", "run", "errors"},
     "sync": {"sync.engine", "sync.verify", "errors"},
-    "sync.ledger": {"store", "host", "errors"},
+    "sync.migrations": {"errors"},
+    "sync.ledger": {"sync.migrations", "store", "host", "errors"},
     "sync.remotes": {"curve", "values", "errors"},
     "sync.compare": {"sync.remotes", "curve", "errors"},
     "sync.links": {"sync.ledger", "sync.remotes", "store", "host", "errors"},
@@ -166,6 +167,7 @@ def test_all_sql_about_runs_is_in_the_store() -> None:
 
 def test_the_library_never_prints() -> None:
     for name, path in SOURCES.items():
-        if name.split(".")[0] == "offline_tracker":
+        # The uploader is a program of its own, whose answers are what it prints.
+        if name.split(".")[0] == "offline_tracker" and not name.endswith("wandb_uploader"):
             calls = [node.func for node in ast.walk(ast.parse(path.read_text())) if isinstance(node, ast.Call)]
             assert not [call for call in calls if isinstance(call, ast.Name) and call.id == "print"], name

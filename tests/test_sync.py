@@ -5,6 +5,7 @@ from __future__ import annotations
 import math
 import shutil
 import socket
+import threading
 import time
 from collections.abc import Callable, Iterator
 from concurrent.futures import Future
@@ -434,12 +435,17 @@ def burnt(house: House, remote: str) -> None:
 
 def both_at_once(house: House, remote: str) -> None:
     match = {"wandb": "file_stream", "swanlab": "POST /house/metrics"}[remote]
-    arrived: list[float] = []
-    # The first one is held up in the middle, so that the second surely comes while it is at it.
-    house.double(remote).fault(match, delay_s=3.0, hook=lambda _: arrived.append(time.monotonic()))
+    arrived, ended = threading.Event(), threading.Event()
+
+    def hold(_: Request) -> None:
+        arrived.set()
+        ended.wait(60)
+
+    house.double(remote).fault(match, hook=hold)  # so that the second surely comes while the first is at it
     one = house.start(remote)
-    wait_until(lambda: arrived, 30)
+    assert arrived.wait(60)
     two = house.end(house.start(remote))
+    ended.set()
     outcome = house.end(one)
     assert outcome.status == 0, outcome.said
     assert two.status == 1 and f"is being synced by pid {one.pid}" in two.reason, two.said
@@ -687,7 +693,7 @@ def test_the_api_key_is_seen_nowhere(house: House) -> None:
     for remote, match in (("wandb", "file_stream"), ("swanlab", "POST /house/metrics")):
         house.double(remote).fault(match, hook=lambda _: argv.update(house.living()))
     outcome = house.sync(REMOTES)
-    assert any("beta sync" in words for words in argv)
+    assert any("wandb_uploader" in words for words in argv)
     # The uploader has a wandb-core of its own: what ends the one must not end, or outlive in, the other.
     assert sum("wandb-core" in words for words in argv) == 2
     ledger = (house.runs.path / ".sync" / "ledger.db").read_bytes()

@@ -10,13 +10,14 @@ from __future__ import annotations
 import json
 import os
 import sys
+import threading
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
 from offline_tracker.curve import Row
 from offline_tracker.errors import BadName, NoCredentials, RemoteDown, RemoteRefused, RemoteRunGone
-from offline_tracker.sync.remotes import UUID_KEY, Facts, Found, Mark, Part, Target
+from offline_tracker.sync.remotes import UUID_KEY, Facts, Found, Mark, Pace, Part, Target, whereabouts
 
 WHERE = "TOY_SERVICE"
 """The variable that names the service's file; it takes the place of an address and a key."""
@@ -28,6 +29,9 @@ def install(site: Path) -> None:
     info.mkdir(parents=True)
     (info / "METADATA").write_text("Metadata-Version: 2.1\nName: toy-remote\nVersion: 1.0\n")
     (info / "entry_points.txt").write_text("[offline_tracker.remotes]\ntoy = tests.toy_remote:ToyRemote\n")
+
+
+_TURN = threading.Lock()  # of the threads of one sync
 
 
 class ToyService:
@@ -49,9 +53,10 @@ class ToyService:
 
     def change(self, path: str, change: Callable[[dict[str, Any]], Any]) -> None:
         """Apply *change* to one run."""
-        everything = self.read()
-        change(everything["runs"][path])
-        self.write(everything)
+        with _TURN:
+            everything = self.read()
+            change(everything["runs"][path])
+            self.write(everything)
 
     def delete(self, path: str) -> None:
         everything = self.read()
@@ -69,6 +74,11 @@ class ToyRemote:
 
     def __init__(self) -> None:
         self.server = ""
+        self.patience_s = 10.0
+        self.pace = Pace()
+
+    def address(self) -> str:
+        return whereabouts((WHERE,), ())
 
     def connect(self) -> str:
         where = os.environ.get(WHERE)
@@ -85,6 +95,7 @@ class ToyRemote:
             raise BadName(f"toy: {target.entity}/{target.project} is refused there: no slashes")
 
     def look(self, target: Target) -> Found | None:
+        self.pace.request()
         run = self.service.read()["runs"].get(path_of(target))
         if run is None:
             return None
@@ -115,17 +126,21 @@ class ToyRemote:
         self.service.change(path_of(target), cut)
 
     def open(self, target: Target, facts: Facts, started: Callable[[Mapping[str, Any]], None]) -> ToyShipment:
-        everything = self.service.read()
         path = path_of(target)
-        if path in everything["deleted"]:
-            raise RemoteRunGone(f"toy: {path} was deleted")
-        run = everything["runs"].setdefault(path, {"rows": []})
-        config = {UUID_KEY: facts.uuid, **facts.config}
-        run.update({"config": config, "name": facts.name, "state": "running"})
-        self.service.write(everything)
+        with _TURN:
+            everything = self.service.read()
+            if path in everything["deleted"]:
+                raise RemoteRunGone(f"toy: {path} was deleted")
+            run = everything["runs"].setdefault(path, {"rows": []})
+            config = {UUID_KEY: facts.uuid, **facts.config}
+            run.update({"config": config, "name": facts.name, "state": "running"})
+            self.service.write(everything)
         return ToyShipment(self, path)
 
     def clean(self, children: Mapping[str, Any]) -> None:
+        pass
+
+    def close(self) -> None:
         pass
 
     def cannot_hold(self, values: Mapping[str, Any]) -> Mapping[str, str]:
@@ -163,7 +178,16 @@ class ToyShipment:
         self._change(append)
         return True
 
+    def flush(self) -> None:
+        pass
+
+    def busy(self) -> bool:
+        return False
+
     def complaint(self) -> str | None:
+        return None
+
+    def trying_again(self) -> str | None:
         return None
 
     def finish(self, facts: Facts) -> None:

@@ -12,10 +12,13 @@ import itertools
 import json
 import logging
 import os
+import secrets
+import threading
 import time
-from collections.abc import Callable, Iterator, Mapping, Sequence
-from contextlib import suppress
-from dataclasses import asdict, dataclass, field
+from collections.abc import Callable, Generator, Iterable, Iterator, Mapping, Sequence
+from concurrent.futures import ThreadPoolExecutor, as_completed
+from contextlib import ExitStack, closing, suppress
+from dataclasses import asdict, dataclass, field, replace
 from functools import partial
 from pathlib import Path
 from typing import Any
@@ -32,11 +35,11 @@ from ..errors import (
     UsageError,
 )
 from ..host import HEARTBEAT_S, Holder
-from ..store import CLOSES, RunReader, Runs
+from ..store import CLOSES, Look, RunReader, Runs
 from ..values import SEPARATOR
 from .compare import Steps, pairs, same
-from .ledger import Ledger, Link, read_links
-from .remotes import Facts, Found, Mark, Remote, Shipment, Target, check_name, create, names
+from .ledger import Ledger, Link, Seen, read_links
+from .remotes import Facts, Found, Mark, Pace, Remote, Shipment, Target, check_name, create, names
 
 logger = logging.getLogger("offline_tracker")
 
@@ -48,8 +51,15 @@ which proxies cut a request off, for what takes effect after we have given up on
 """
 IN_FLIGHT_S = 600.0
 """How long after it was sent a batch may still be on its way, in an uploader that tries again or at a slow server."""
+JOBS = 4
 _ROUNDS = 3
 _POLL_S = (0.1, 1.0)
+_LOOK_S = 5.0
+_BUSY_S = 0.01
+_OWN = "sync "
+"""How the keys of leases begin that are no run's."""
+_TICK_S = 2.0
+"""A file that was changed so shortly before we looked may change again and show the same time."""
 
 Progress = Callable[[str, str, int, int], None]
 """Told (run, remote, rows confirmed or on their way, rows in all)."""
@@ -103,6 +113,7 @@ def sync(
     settle_s: float | None = None,
     patience_s: float = PATIENCE_S,
     adopt: bool = False,
+    jobs: int = JOBS,
     progress: Progress | None = None,
     done: Callable[[SyncResult], None] | None = None,
 ) -> list[SyncResult]:
@@ -113,7 +124,7 @@ def sync(
         runs: the runs folder.
         to: ``wandb``, ``swanlab``; empty: $OFFLINE_TRACKER_TO, else where a run is linked to, else the one remote
             that there are credentials for.
-        only: ids or unique prefixes; empty: all runs.
+        only: ids or unique prefixes; empty: all runs. Of these the remote is asked even if no file of theirs changed.
         project: at the remote, the first time; then the link remembers. Likewise *entity*.
         dry_run: only read, and say what would be sent.
         eager: send also rows that a resume from a checkpoint might still take back.
@@ -121,7 +132,9 @@ def sync(
         settle_s: how long a lost answer's effect is waited for; each remote has its own default.
         patience_s: how long a remote may fail, keep silent or show no progress.
         adopt: take over a remote run of the same id that did not come from this run, if all its rows are this run's.
-        done: called with each result as it comes.
+        jobs: how many runs are on their way at once.
+        progress: called from the threads of the runs.
+        done: called with each result as it comes, in this thread.
 
     Raises:
         UsageError: it is not clear to which remote, or there are no credentials for it.
@@ -130,21 +143,25 @@ def sync(
     """
     if on_conflict not in ("keep", "new-run"):
         raise UsageError(f"on_conflict={on_conflict!r}: use keep or new-run")
+    if jobs < 1:
+        raise UsageError(f"jobs={jobs}: use 1 or more")
     home = Runs(runs)
     if not home.path.is_dir():
         raise UsageError(f"no folder {str(home.path)!r}; name the runs folder, or set OFFLINE_TRACKER_DIR")
     chosen = [home.find(text) for text in only] or home.ids()
-    with Ledger(home.path) as ledger:
+    with ExitStack() as stack:
+        ledger = stack.enter_context(Ledger(home.path))
         engine = Engine(
-            home, ledger, project, entity, dry_run, eager, on_conflict, settle_s, patience_s, progress, adopt
+            home, ledger, project, entity, dry_run, eager, on_conflict, settle_s, patience_s, jobs, progress, adopt
         )
-        results = []
-        for run_id, name in engine.pairs(chosen, to):
-            result = engine.sync_run(run_id, name)
-            results.append(result)
+        stack.callback(engine.close)
+        wanted = engine.pairs(chosen, to)
+        results = {}
+        for result in stack.enter_context(closing(engine.results(wanted, ask=bool(only)))):
+            results[result.run, result.remote] = result
             if done is not None:
                 done(result)
-    return results
+    return [results[pair] for pair in dict.fromkeys(wanted)]
 
 
 @dataclass
@@ -160,27 +177,30 @@ class Engine:
     on_conflict: str
     settle_s: float | None
     patience_s: float
+    jobs: int
     progress: Progress | None
     adopt: bool = False
+    pace: Pace = field(default_factory=Pace)
+    _made: dict[str, Remote] = field(default_factory=dict)
     _remotes: dict[str, tuple[Remote, str] | TrackerError] = field(default_factory=dict)
+    _turns: dict[str, threading.Lock] = field(default_factory=dict)
+    _lock: threading.Lock = field(default_factory=threading.Lock)
+    _children: ExitStack = field(default_factory=ExitStack)
+    _told: dict[str, Mapping[str, Any]] = field(default_factory=dict)
 
     def pairs(self, chosen: Sequence[str], to: Sequence[str]) -> list[tuple[str, str]]:
         """Return which run goes to which remote; UsageError where that is not clear."""
         named = list(to) or os.environ.get("OFFLINE_TRACKER_TO", "").replace(",", " ").split()
         for name in named:
             check_name(name)
-        pairs = []
         linked: dict[str, list[str]] = {}
         for link in self.ledger.links():
             linked.setdefault(link.run, []).append(link.remote)
-        for run_id in chosen:
-            for name in named or dict.fromkeys(linked.get(run_id, ())) or [self._only_one()]:
-                pairs.append((run_id, name))
-        for name in dict.fromkeys(name for _, name in pairs):
-            found = self._remote(name)
-            if isinstance(found, UsageError):
-                raise found
-        return pairs
+        return [
+            (run_id, name)
+            for run_id in chosen
+            for name in named or dict.fromkeys(linked.get(run_id, ())) or [self._only_one()]
+        ]
 
     def _only_one(self) -> str:
         able = [name for name in names() if not isinstance(self._remote(name), UsageError)]
@@ -192,16 +212,106 @@ class Engine:
             raise UsageError(f"to which remote? {have}; use --to {use}, or set OFFLINE_TRACKER_TO")
         return able[0]
 
+    def results(self, pairs: Sequence[tuple[str, str]], ask: bool) -> Generator[SyncResult]:
+        """
+        Yield what becomes of each pair, as it comes; first of those that need no more than a look at the files.
+
+        Args:
+            ask: look at the remotes of these as well.
+
+        Raises:
+            UsageError: there are no credentials for a remote that is needed, or no client; nothing was sent.
+        """
+        told = {} if ask else self._nothing_new(pairs)
+        yield from told.values()
+        jobs: dict[str, list[str]] = {}
+        for run_id, name in dict.fromkeys(pairs):
+            if (run_id, name) not in told:
+                jobs.setdefault(run_id, []).append(name)
+        for name in dict.fromkeys(itertools.chain(*jobs.values())):
+            found = self._remote(name)
+            if isinstance(found, UsageError):
+                raise found
+        self._clean_orphans()
+        pool = ThreadPoolExecutor(self.jobs, "sync")
+        # A run's remotes take turns: its lease is one.
+        futures = [pool.submit(self._sync_to, run_id, names) for run_id, names in jobs.items()]
+        try:
+            for future in as_completed(futures):
+                yield from future.result()
+        except BaseException:  # Ctrl-C, or whoever listens has enough
+            self.pace.stop()
+            raise
+        finally:
+            pool.shutdown(cancel_futures=True)
+
+    def _sync_to(self, run_id: str, names: Sequence[str]) -> list[SyncResult]:
+        return [self.sync_run(run_id, name) for name in names]
+
+    def _nothing_new(self, pairs: Iterable[tuple[str, str]]) -> dict[tuple[str, str], SyncResult]:
+        """Return the results of those that were confirmed as they still are; no run is opened and no remote asked."""
+        seen = self.ledger.seen()
+        places = {
+            (link.run, link.remote, f"{link.entity}/{link.project}", link.remote_id) for link in self.ledger.links()
+        }
+        told = {}
+        for pair in pairs:
+            if (before := seen.get(pair)) is None or before.address != self._make(pair[1]).address():
+                continue
+            result = SyncResult(**before.result)
+            if (result.run, result.remote, result.project, result.remote_id) not in places:
+                continue
+            entity, _, project = result.project.partition("/")
+            if (self.project or project, self.entity or entity) != (project, entity):
+                continue
+            if before.holder is not None and not before.holder[0].holds_since(before.holder[1]):
+                continue  # what was running has died since
+            if result.held_back and self.eager:
+                continue
+            if self.runs.stamp(pair[0], before.journals).text == before.stamp:
+                told[pair] = result
+        return told
+
+    def _make(self, name: str) -> Remote:
+        if name not in self._made:
+            self._made[name] = create(name)
+            self._made[name].pace = self.pace
+            self._made[name].patience_s = self.patience_s
+        return self._made[name]
+
     def _remote(self, name: str) -> tuple[Remote, str] | TrackerError:
         """Return a connected remote and its default entity, or why there is none; asked for once a sync."""
         if name not in self._remotes:
+            remote = self._make(name)
             try:
-                remote = create(name)
-                remote.patience_s = self.patience_s
                 self._remotes[name] = remote, remote.connect()
             except (RemoteError, UsageError) as error:
                 self._remotes[name] = error
         return self._remotes[name]
+
+    def _clean_orphans(self) -> None:
+        for uuid, children in self.ledger.orphans():
+            self._make(children["remote"]).clean(children)
+            if uuid.startswith(_OWN):
+                with self.ledger.lease(uuid, uuid, Holder.current()):
+                    pass
+
+    def started(self, uuid: str, remote: str, children: Mapping[str, Any]) -> None:
+        """Write down what must be cleaned up if we die: with the run, and for the time between two runs with the sync."""
+        told = {"remote": remote, **children}
+        self.ledger.children(uuid, told)
+        with self._lock:
+            if self._told.get(remote) != told:
+                key = f"{_OWN}{secrets.token_hex(8)}"
+                self._children.enter_context(self.ledger.lease(key, key, Holder.current()))
+                self.ledger.children(key, told)
+                self._told[remote] = told
+
+    def close(self) -> None:
+        """End what the remotes have started."""
+        for remote in self._made.values():
+            remote.close()
+        self._children.close()
 
     def sync_run(self, run_id: str, name: str) -> SyncResult:
         """Replay one run to one remote; what goes wrong is in the result."""
@@ -212,17 +322,38 @@ class Engine:
             remote, default_entity = connected
             with self.runs.read(run_id) as reader:
                 uuid = reader.info.uuid
-            with self.ledger.lease(uuid, run_id, Holder.current()) as children:
+            with self._lock:
+                turn = self._turns.setdefault(uuid, threading.Lock())  # two folders may hold copies of one run
+            with turn, self.ledger.lease(uuid, run_id, Holder.current()) as children:
                 if children:  # perhaps of a sync to the other remote
-                    create(children["remote"]).clean(children)
+                    self._make(children["remote"]).clean(children)
                 # Read only now: a sync that held the lease until this moment may have sent rows newer than a first look.
+                before = self.runs.stamp(run_id, reader.journals)
                 with self.runs.read(run_id) as reader:
-                    return _RunSync(self, reader, remote, default_entity).run()
+                    result = _RunSync(self, reader, remote, default_entity).run()
+                    result = replace(result, run=run_id)  # a copy of a run's folder may have another name
+                    if result.ok and not self.dry_run:
+                        self._remember(reader, remote, before, result)
+                    return result
         except TrackerError as error:
             return SyncResult(run_id, name, "failed", reason=str(error))
         except Exception as error:  # a full disk, an answer that no server ever gave: it must not stop the other runs
             logger.debug("run %s -> %s", run_id, name, exc_info=True)
             return SyncResult(run_id, name, "failed", reason=f"{type(error).__name__}: {error}")
+
+    def _remember(self, reader: RunReader, remote: Remote, before: Look, result: SyncResult) -> None:
+        run_id, journals = result.run, reader.journals
+        if self.runs.stamp(run_id, journals).text != before.text or self.ledger.now() - before.changed_at < _TICK_S:
+            return
+        holder = None
+        if reader.state == "running":
+            last = reader.attempts[-1]
+            holder = last.holder, last.heartbeat_at
+        notes = result.notes[-1:] if result.held_back else []
+        told = {**asdict(result), "status": "nothing new", "sent": 0, "notes": notes}
+        self.ledger.remember(
+            Seen(run_id, remote.name, remote.address(), before.text, [str(folder) for folder in journals], holder, told)
+        )
 
 
 class _LocalCurve:
@@ -340,9 +471,8 @@ class _RunSync:
         try:
             self._ship(shipment, rows, total)
             found = self._confirm(shipment, found)
-            self.ledger.settled(self.link)
             confirmed = self.curve.mark(self._reach(found))
-            self.link = self.ledger.save(
+            self.link = self.ledger.settled(
                 self.link,
                 made_at=self.link.made_at or time.time(),
                 confirmed_step=confirmed.last_step,
@@ -357,7 +487,7 @@ class _RunSync:
         return self._result("confirmed", self.sent, held_back, found)
 
     def _started(self, children: Mapping[str, Any]) -> None:
-        self.ledger.children(self.link.uuid, {"remote": self.remote.name, **children})
+        self.engine.started(self.link.uuid, self.remote.name, children)
 
     def _look(self) -> Found | None:
         """Read the remote run, make sure that it is ours, and wait out what a sync that died had in flight."""
@@ -413,7 +543,7 @@ class _RunSync:
         self._adopted = True
 
     def _pause(self, poll_s: float) -> float:
-        time.sleep(poll_s)
+        self.engine.pace.sleep(poll_s)
         self._beat()
         return min(2 * poll_s, _POLL_S[1])
 
@@ -547,8 +677,10 @@ class _RunSync:
                     self.ledger.acked(number)
                 self._beat()
                 sent += len(batch)
+                self.engine.pace.sleep(0)
                 if self.engine.progress is not None:
                     self.engine.progress(self.reader.info.id, self.remote.name, sent, total)
+            shipment.flush()
         except RemoteDown as error:
             raise _Interrupted(error) from error
         if unable:
@@ -561,6 +693,7 @@ class _RunSync:
         last: Found | None = None
         moved_at, poll_s = time.monotonic(), _POLL_S[0]
         while True:
+            self._wait(shipment)
             found = self.remote.look(self.target)
             if (
                 found is not None
@@ -584,6 +717,12 @@ class _RunSync:
         if not complaint and (trying := shipment.trying_again()):
             why = f"{why}; {trying}"
         raise _Interrupted(RemoteDown(f"{self.remote.name} does not show all that was sent: {why}"))
+
+    def _wait(self, shipment: Shipment) -> None:
+        """Wait for the remote's client to be done, though no longer than until it is time to see how far it is."""
+        end = time.monotonic() + _LOOK_S
+        while shipment.busy() and time.monotonic() < end:
+            self._pause(_BUSY_S)
 
     def _facts(self) -> Facts:
         reader, info = self.reader, self.reader.info

@@ -12,50 +12,18 @@ import os
 import shutil
 import sqlite3
 import tempfile
+import threading
 import time
 from collections.abc import Iterator, Mapping
 from contextlib import closing, contextmanager
-from dataclasses import dataclass, replace
+from dataclasses import astuple, dataclass, replace
 from pathlib import Path
 from typing import Any
-
-from sqlite_utils import Database
-from sqlite_utils.migrations import Migrations
 
 from ..errors import NewerSchema, RunBusy, StoreError
 from ..host import Holder
 
-SCHEMA = Migrations("ledger")
-VERSION = 1
-
-
-@SCHEMA()  # type: ignore[untyped-decorator]
-def m001_links_batches_leases(db: Database) -> None:
-    db.executescript(
-        """
-        -- Keyed by the run's uuid: ids are only unique within a folder. url: a self-hosted server is another remote.
-        CREATE TABLE link (
-            uuid TEXT NOT NULL, remote TEXT NOT NULL, server TEXT NOT NULL,
-            run TEXT NOT NULL, project TEXT NOT NULL, entity TEXT NOT NULL, remote_id TEXT NOT NULL, url TEXT,
-            made_at REAL,                        -- NULL: intended; the remote run may not exist yet
-            sent_seq INTEGER NOT NULL DEFAULT 0, sent_step INTEGER,   -- the newest call that was sent, and its step
-            confirmed_step INTEGER, confirmed_rows INTEGER NOT NULL DEFAULT 0, confirmed_at REAL,
-            state TEXT, facts TEXT,              -- the state and the digest of config, name... that the remote was told
-            PRIMARY KEY (uuid, remote, server)
-        );
-        CREATE TABLE batch (
-            id INTEGER PRIMARY KEY, uuid TEXT NOT NULL, remote TEXT NOT NULL, server TEXT NOT NULL,
-            first_step INTEGER NOT NULL, last_step INTEGER NOT NULL, rows INTEGER NOT NULL,
-            sent_at REAL NOT NULL, acked_at REAL, confirmed_at REAL
-        );
-        CREATE INDEX batch_open ON batch (uuid, remote, server) WHERE confirmed_at IS NULL;
-        CREATE TABLE lease (
-            uuid TEXT PRIMARY KEY, host TEXT NOT NULL, boot TEXT NOT NULL, pid INTEGER NOT NULL,
-            pid_started INTEGER NOT NULL, since REAL NOT NULL, beat_at REAL NOT NULL,
-            children TEXT NOT NULL DEFAULT '{}'  -- JSON: what the holder started and must not outlive it
-        );
-        """
-    )
+VERSION = 2
 
 
 @dataclass(frozen=True)
@@ -104,12 +72,33 @@ class Doubt:
     sent_at: float
 
 
+@dataclass(frozen=True)
+class Seen:
+    """
+    A run as it was when a remote was read back and held all of it.
+
+    Attributes:
+        address: what decided which server the remote is; see `Remote.address`.
+        stamp: of the run's files and of the folders *journals*, see `Runs.stamp`.
+        holder: who writes the run, and its last heartbeat, if it was running: it may die and change no file.
+        result: what the sync said of it.
+    """
+
+    run: str
+    remote: str
+    address: str
+    stamp: str
+    journals: list[str]
+    holder: tuple[Holder, float] | None
+    result: dict[str, Any]
+
+
 _COLUMNS = tuple(Link.__dataclass_fields__)
 
 
 class Ledger:
     """
-    The ledger of one runs folder. Each method is one transaction, on disk when it returns; one thread at a time.
+    The ledger of one runs folder. Each method is one transaction, on disk when it returns; any thread may call it.
 
     Raises:
         StoreError: the folder can't be written, or the file is none of ours.
@@ -117,6 +106,7 @@ class Ledger:
 
     def __init__(self, runs: Path) -> None:
         self.path = runs / ".sync" / "ledger.db"
+        self._lock = threading.RLock()
         try:
             self.path.parent.mkdir(parents=True, exist_ok=True)
             self._db = sqlite3.connect(self.path, timeout=30.0, isolation_level=None, check_same_thread=False)
@@ -125,7 +115,9 @@ class Ledger:
             self._db.execute("PRAGMA journal_mode = TRUNCATE")
             self._db.execute("PRAGMA synchronous = FULL")
             if self._version() < VERSION:
-                self._migrate()
+                from . import migrations  # sqlite-utils takes its time
+
+                migrations.migrate(self._db)
         except (sqlite3.Error, OSError) as error:
             raise StoreError(
                 f"can't use the sync ledger {self.path}: {error}; a sync must be able to write it"
@@ -135,12 +127,18 @@ class Ledger:
         version: int = self._one("PRAGMA user_version")[0]
         return version
 
-    def _migrate(self) -> None:
-        self._db.execute("BEGIN IMMEDIATE")
-        if self._version() < VERSION:  # else another sync, begun in the same moment, was first
-            SCHEMA.apply(Database(self._db))
-            self._db.execute(f"PRAGMA user_version = {VERSION}")
-        self._db.execute("COMMIT")
+    @contextmanager
+    def _writing(self) -> Iterator[sqlite3.Connection]:
+        """One transaction, which no other thread's statements get into."""
+        with self._lock:
+            self._db.execute("BEGIN IMMEDIATE")
+            try:
+                yield self._db
+                self._db.execute("COMMIT")
+            except BaseException:
+                if self._db.in_transaction:
+                    self._db.execute("ROLLBACK")
+                raise
 
     def close(self) -> None:
         self._db.close()
@@ -151,8 +149,12 @@ class Ledger:
     def __exit__(self, *exc: object) -> None:
         self.close()
 
+    def _all(self, sql: str, *values: Any) -> list[Any]:
+        with self._lock:
+            return self._db.execute(sql, values).fetchall()
+
     def _one(self, sql: str, *values: Any) -> Any:
-        return self._db.execute(sql, values).fetchone()
+        return next(iter(self._all(sql, *values)), None)
 
     def link(self, uuid: str, remote: str, server: str) -> Link | None:
         """Return a run's link to a remote, or None."""
@@ -163,11 +165,14 @@ class Ledger:
     def links(self, uuid: str | None = None) -> list[Link]:
         """Return the links of one run, or all."""
         sql = f"SELECT {', '.join(_COLUMNS)} FROM link WHERE ? IS NULL OR uuid = ? ORDER BY run, remote, server"
-        return [Link(*row) for row in self._db.execute(sql, (uuid, uuid)).fetchall()]
+        return [Link(*row) for row in self._all(sql, uuid, uuid)]
 
     def save(self, link: Link, **changes: Any) -> Link:
         """Write a link as it is with *changes*, and return that."""
-        link = replace(link, **changes)
+        with self._writing():
+            return self._save(replace(link, **changes))
+
+    def _save(self, link: Link) -> Link:
         marks = ", ".join("?" * len(_COLUMNS))
         values = [getattr(link, name) for name in _COLUMNS]
         self._db.execute(f"INSERT OR REPLACE INTO link ({', '.join(_COLUMNS)}) VALUES ({marks})", values)
@@ -175,28 +180,29 @@ class Ledger:
 
     def forget(self, link: Link) -> None:
         """Forget a link, and all that was sent there."""
-        self._db.execute("BEGIN IMMEDIATE")
-        for table in ("link", "batch"):
-            self._db.execute(f"DELETE FROM {table} WHERE (uuid, remote, server) = (?, ?, ?)", link.key)
-        self._db.execute("COMMIT")
+        with self._writing() as db:
+            for table in ("link", "batch"):
+                db.execute(f"DELETE FROM {table} WHERE (uuid, remote, server) = (?, ?, ?)", link.key)
+            db.execute("DELETE FROM seen WHERE (run, remote) = (?, ?)", (link.run, link.remote))
 
     def sent(self, link: Link, first_step: int, last_step: int, rows: int, last_seq: int) -> tuple[int, Link]:
         """Write down that a batch is about to go; returns its number, and the link as it now stands."""
         if last_seq >= link.sent_seq:  # rows that fill a hole are older
             link = replace(link, sent_seq=last_seq, sent_step=last_step)
-        self._db.execute("BEGIN IMMEDIATE")
-        number = self._db.execute(
-            "INSERT INTO batch (uuid, remote, server, first_step, last_step, rows, sent_at) VALUES (?, ?, ?, ?, ?, ?, ?)",
-            (*link.key, first_step, last_step, rows, time.time()),
-        ).lastrowid
-        self.save(link)
-        self._db.execute("COMMIT")
+        columns = "uuid, remote, server, first_step, last_step, rows, sent_at"
+        with self._writing() as db:
+            number = db.execute(
+                f"INSERT INTO batch ({columns}) VALUES (?, ?, ?, ?, ?, ?, ?)",
+                (*link.key, first_step, last_step, rows, time.time()),
+            ).lastrowid
+            self._save(link)
         assert number is not None
         return number, link
 
     def acked(self, number: int) -> None:
         """Write down that the remote has acknowledged a batch."""
-        self._db.execute("UPDATE batch SET acked_at = ? WHERE id = ?", (time.time(), number))
+        with self._writing() as db:
+            db.execute("UPDATE batch SET acked_at = ? WHERE id = ?", (time.time(), number))
 
     def doubt(self, link: Link) -> Doubt | None:
         """Return what a sync that died or gave up had sent, or None."""
@@ -207,12 +213,35 @@ class Ledger:
     def doubted(self, link: Link, first_step: int, last_step: int) -> None:
         """Write down that rows which were confirmed once are not at the remote: the next sync is not to trust its mark."""
         sql = "INSERT INTO batch (uuid, remote, server, first_step, last_step, rows, sent_at) VALUES (?, ?, ?, ?, ?, 0, ?)"
-        self._db.execute(sql, (*link.key, first_step, last_step, link.confirmed_at or time.time()))
+        with self._writing() as db:
+            db.execute(sql, (*link.key, first_step, last_step, link.confirmed_at or time.time()))
+            db.execute("DELETE FROM seen WHERE (run, remote) = (?, ?)", (link.run, link.remote))
 
-    def settled(self, link: Link) -> None:
-        """Forget all doubt: the remote was read, and what it holds is known."""
+    def settled(self, link: Link, **changes: Any) -> Link:
+        """Forget all doubt, for the remote was read and what it holds is known; save the link with *changes* if any."""
         sql = "UPDATE batch SET confirmed_at = ? WHERE confirmed_at IS NULL AND (uuid, remote, server) = (?, ?, ?)"
-        self._db.execute(sql, (time.time(), *link.key))
+        with self._writing() as db:
+            db.execute(sql, (time.time(), *link.key))
+            return self._save(replace(link, **changes)) if changes else link
+
+    def seen(self) -> dict[tuple[str, str], Seen]:
+        """Return what `remember` was told, by run id and remote."""
+        rows = self._all("SELECT run, remote, address, stamp, journals, holder, result FROM seen")
+        return {
+            (run, remote): Seen(run, remote, address, stamp, json.loads(journals), _holder(holder), json.loads(result))
+            for run, remote, address, stamp, journals, holder, result in rows
+        }
+
+    def remember(self, seen: Seen) -> None:
+        """Write down that a remote holds all of a run whose files look like this."""
+        holder = json.dumps([*astuple(seen.holder[0]), seen.holder[1]]) if seen.holder else None
+        values = (seen.run, seen.remote, seen.address, seen.stamp, json.dumps(seen.journals), holder)
+        with self._writing() as db:
+            db.execute("INSERT OR REPLACE INTO seen VALUES (?, ?, ?, ?, ?, ?, ?)", (*values, json.dumps(seen.result)))
+
+    def now(self) -> float:
+        """Return the time of the last change of this file, by the clock that the runs' files have their times from."""
+        return self.path.stat().st_mtime
 
     @contextmanager
     def lease(self, uuid: str, run: str, holder: Holder) -> Iterator[dict[str, Any]]:
@@ -226,15 +255,14 @@ class Ledger:
         try:
             yield children
         finally:
-            self._db.execute(
-                "DELETE FROM lease WHERE uuid = ? AND pid = ? AND host = ?", (uuid, holder.pid, holder.host)
-            )
+            sql = "DELETE FROM lease WHERE uuid = ? AND pid = ? AND host = ?"
+            with self._writing() as db:
+                db.execute(sql, (uuid, holder.pid, holder.host))
 
     def _take(self, uuid: str, run: str, holder: Holder) -> dict[str, Any]:
-        self._db.execute("BEGIN IMMEDIATE")
-        try:
-            sql = "SELECT host, boot, pid, pid_started, since, beat_at, children FROM lease WHERE uuid = ?"
-            row = self._one(sql, uuid)
+        sql = "SELECT host, boot, pid, pid_started, since, beat_at, children FROM lease WHERE uuid = ?"
+        with self._writing() as db:
+            row = db.execute(sql, (uuid,)).fetchone()
             if row is not None:
                 other = Holder(*row[:4])
                 if other != holder and other.holds_since(row[5]):
@@ -244,24 +272,34 @@ class Ledger:
                         "wait for it, or end it"
                     )
             now = time.time()
-            self._db.execute(
+            db.execute(
                 "INSERT OR REPLACE INTO lease VALUES (?, ?, ?, ?, ?, ?, ?, '{}')",
                 (uuid, holder.host, holder.boot, holder.pid, holder.started, now, now),
             )
-            self._db.execute("COMMIT")
-        except BaseException:
-            self._db.execute("ROLLBACK")
-            raise
         return dict(json.loads(row[6])) if row else {}
+
+    def orphans(self) -> list[tuple[str, dict[str, Any]]]:
+        """Return the leases that dead processes of this host have left, and what they had started."""
+        rows = self._all("SELECT uuid, host, boot, pid, pid_started, children FROM lease WHERE children != '{}'")
+        return [(uuid, json.loads(text)) for uuid, *holder, text in rows if Holder(*holder).alive() is False]
 
     def beat(self, uuid: str) -> None:
         """Show that the lease's holder lives; at least every `HEARTBEAT_S`."""
-        self._db.execute("UPDATE lease SET beat_at = ? WHERE uuid = ? AND pid = ?", (time.time(), uuid, os.getpid()))
+        with self._writing() as db:
+            db.execute("UPDATE lease SET beat_at = ? WHERE uuid = ? AND pid = ?", (time.time(), uuid, os.getpid()))
 
     def children(self, uuid: str, children: Mapping[str, Any]) -> None:
         """Write down what must be cleaned up if the lease's holder dies: processes and a folder."""
         text = json.dumps(dict(children))
-        self._db.execute("UPDATE lease SET children = ? WHERE uuid = ? AND pid = ?", (text, uuid, os.getpid()))
+        with self._writing() as db:
+            db.execute("UPDATE lease SET children = ? WHERE uuid = ? AND pid = ?", (text, uuid, os.getpid()))
+
+
+def _holder(text: str | None) -> tuple[Holder, float] | None:
+    if text is None:
+        return None
+    *holder, beat_at = json.loads(text)
+    return Holder(*holder), beat_at
 
 
 def read_links(runs: Path) -> list[Link]:

@@ -7,9 +7,14 @@ done. A remote therefore never needs to be trusted to say that a transfer succee
 
 from __future__ import annotations
 
+import hashlib
+import os
+import threading
+import time
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, field
 from importlib.metadata import EntryPoint, entry_points
+from pathlib import Path
 from typing import Any, NamedTuple, Protocol
 
 from ...curve import Row
@@ -93,6 +98,46 @@ class Found:
     url: str | None = None
 
 
+class Pace:
+    """
+    How fast remotes may be talked to, over all runs and threads, and when to stop talking.
+
+    Args:
+        rps: requests a second; *kbps* kilobytes (1000 bytes) a second. None: as fast as it goes.
+    """
+
+    def __init__(self, rps: float | None = None, kbps: float | None = None) -> None:
+        self.rps, self.kbps = rps, kbps
+        self._lock = threading.Lock()
+        self._free_at = {"requests": 0.0, "bytes": 0.0}
+        self._stopping = threading.Event()
+
+    def request(self) -> None:
+        """Wait for the turn of one request."""
+        if self.rps is not None:
+            self._turn("requests", 1 / self.rps)
+
+    def spend(self, size_bytes: int) -> None:
+        """Wait for the turn of some bytes."""
+        if self.kbps is not None:
+            self._turn("bytes", size_bytes / 1000 / self.kbps)
+
+    def _turn(self, what: str, seconds: float) -> None:
+        with self._lock:
+            begin = max(time.monotonic(), self._free_at[what])
+            self._free_at[what] = begin + seconds
+        self.sleep(begin - time.monotonic())
+
+    def sleep(self, seconds: float) -> None:
+        """Wait; KeyboardInterrupt once the sync is to stop, for that is why it is to stop."""
+        if self._stopping.wait(max(0.0, seconds)):
+            raise KeyboardInterrupt
+
+    def stop(self) -> None:
+        """Let every wait of every thread end."""
+        self._stopping.set()
+
+
 class Part(NamedTuple):
     """
     Some of the points that a remote shows.
@@ -129,6 +174,17 @@ class Shipment(Protocol):
             RemoteRefused: they did not arrive, and never will as they are.
         """
 
+    def flush(self) -> None:
+        """
+        Let go what was sent, for there is no more: called once, after the last `send`, also if there was none.
+
+        Raises:
+            RemoteDown, RemoteRefused: as `send`.
+        """
+
+    def busy(self) -> bool:
+        """Return whether the client is still at it, so that it is too early to ask the remote whether all is there."""
+
     def complaint(self) -> str | None:
         """
         Return what the remote's own client has to say about failures so far, or None.
@@ -155,7 +211,7 @@ class Shipment(Protocol):
 
 class Remote(Protocol):
     """
-    One service that runs are replayed to, with one account.
+    One service that runs are replayed to, with one account. After `connect` any thread may use it, one a run.
 
     Attributes:
         name: as in ``--to``.
@@ -164,6 +220,7 @@ class Remote(Protocol):
         fills: whether it takes rows below the newest one that is there, so that a hole can be filled.
         hides_nan: whether reading back may leave out points that are NaN.
         patience_s: how long it may take to answer, and how long what fails is tried again; to be set before `connect`.
+        pace: asked before each request; set before `connect`.
     """
 
     name: str
@@ -172,6 +229,14 @@ class Remote(Protocol):
     fills: bool
     hides_nan: bool
     patience_s: float
+    pace: Pace
+
+    def address(self) -> str:
+        """
+        Return what decides which server this is (variables, the settings files' times), before `connect` and at once.
+
+        No key is in it. While it stays the same, a run that was confirmed here and did not change is not looked at.
+        """
 
     def connect(self) -> str:
         """
@@ -241,6 +306,9 @@ class Remote(Protocol):
     def clean(self, children: Mapping[str, Any]) -> None:
         """End and remove what a sync that died had told to *started*; on return nothing of it still sends."""
 
+    def close(self) -> None:
+        """End what `connect` and `open` have started; the remote is not used any more. Never raises."""
+
     def cannot_hold(self, values: Mapping[str, Any]) -> Mapping[str, str]:
         """Return which of some values (metric to value) the remote can't hold as they are, and what becomes of them."""
 
@@ -268,6 +336,18 @@ def check_name(name: str) -> EntryPoint:
     known = names()
     hint = f"use {' or '.join(known)}" if known else "none is registered; install offline-tracker with pip"
     raise UsageError(f"unknown remote {name!r}; {hint}")
+
+
+def whereabouts(variables: Sequence[str], files: Sequence[str]) -> str:
+    """Return what some variables of the environment and the times of some settings files say: for `Remote.address`."""
+    words = [f"{name}={os.environ.get(name, '')}" for name in variables]
+    for file in files:
+        try:
+            stat = Path(os.path.expandvars(file)).expanduser().stat()
+        except (OSError, RuntimeError):
+            continue
+        words.append(f"{file} {stat.st_size} {stat.st_mtime_ns}")
+    return hashlib.sha256("\n".join(words).encode()).hexdigest()[:16]
 
 
 def create(name: str) -> Remote:

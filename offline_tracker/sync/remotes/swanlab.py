@@ -32,7 +32,7 @@ from ...errors import (
     UsageError,
 )
 from ...values import SEPARATOR
-from . import UUID_KEY, Facts, Found, Mark, Part, Target, nanoseconds
+from . import UUID_KEY, Facts, Found, Mark, Pace, Part, Target, nanoseconds, whereabouts
 
 T = TypeVar("T")
 
@@ -43,6 +43,11 @@ _COLUMNS_A_REQUEST = 3000
 _KEYS_AN_EXPORT = 16
 _CONNECT_S = 10.0
 _HEARTBEAT_S = 300.0  # the service counts a run as interrupted after about 30 minutes
+_VARIABLES = ("SWANLAB_API_HOST", "SWANLAB_CONFIG_DIR", "SWANLAB_SECRETS_DIR", "SWANLAB_SAVE_DIR")
+_SETTINGS = (
+    *("swanlab.yaml", "swanlab.yml", ".env", "/etc/swanlab"),
+    *(f"{folder}/.swanlab/{name}" for folder in (".", "~") for name in ("config.yaml", "config.yml", ".netrc")),
+)
 _STATES = {"RUNNING": "running", "FINISHED": "finished", "CRASHED": "crashed", "ABORTED": "failed"}
 
 
@@ -57,9 +62,13 @@ class SwanlabRemote:
     def __init__(self) -> None:
         self.server = self._web = ""
         self.patience_s = 90.0
+        self.pace = Pace()
         self._lib: Any = None
         self._key = ""
         self._experiments: dict[Target, dict[str, Any]] = {}
+
+    def address(self) -> str:
+        return whereabouts(_VARIABLES, _SETTINGS)
 
     def connect(self) -> str:
         self._lib = lib = _library()
@@ -215,6 +224,9 @@ class SwanlabRemote:
     def clean(self, children: Mapping[str, Any]) -> None:
         pass  # requests are made by this process alone: they died with it
 
+    def close(self) -> None:
+        pass  # the client is one for the whole process
+
     def cannot_hold(self, values: Mapping[str, Any]) -> Mapping[str, str]:
         out = {}
         taken: dict[str, str] = {}
@@ -252,12 +264,13 @@ class SwanlabRemote:
                 pause = max(wait_s, error.retry_after_s)
                 if (only_if_refused and not error.refused) or time.monotonic() + pause > end:
                     raise
-                time.sleep(pause)
+                self.pace.sleep(pause)
                 wait_s = min(2 * wait_s, 8.0)
 
     def _once(self, ask: Callable[[], T], what: str) -> T:
         """Ask once, with no retry hidden in the client, and say in our words what went wrong."""
         lib = self._lib
+        self.pace.request()
         lib.request_retries_ctx.set(0)  # belongs to the thread, so it is set each time
         try:
             return ask()
@@ -381,6 +394,12 @@ class SwanlabShipment:
             except RemoteDown as down:
                 down.refused = False  # of the whole batch a part has arrived
                 raise
+
+    def flush(self) -> None:
+        pass
+
+    def busy(self) -> bool:
+        return False
 
     def complaint(self) -> str | None:
         return None

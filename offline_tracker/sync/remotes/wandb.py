@@ -1,5 +1,5 @@
 """
-W&B, through its own uploader: we write a transaction log of the rows that W&B lacks, ``wandb beta sync --live`` sends it.
+W&B, through its own uploader: we write a transaction log of the rows that W&B lacks, what ``wandb beta sync`` does sends it.
 
 What the uploader and its exit status say of success is worth nothing (it sends 0 of 200 rows and reports "Finished"), so a
 run counts as sent when the server's own row count and last step say so. This is also the only way that keeps
@@ -10,6 +10,7 @@ from __future__ import annotations
 
 import contextlib
 import importlib.util
+import itertools
 import json
 import math
 import os
@@ -20,6 +21,7 @@ import signal
 import subprocess
 import sys
 import tempfile
+import threading
 import time
 from array import array
 from collections import Counter
@@ -39,7 +41,7 @@ from ...errors import (
     UsageError,
 )
 from ...values import SEPARATOR
-from . import UUID_KEY, Facts, Found, Mark, Part, Target
+from . import UUID_KEY, Facts, Found, Mark, Pace, Part, Target, whereabouts
 from .wandb_log import LINE_MAX_BYTES, TransactionLog
 
 _TESTED = "wandb>=0.31,<0.32"
@@ -53,6 +55,8 @@ _WHOLE_ROWS = 500_000
 _GRAPHQL_INT_MAX = 2**31 - 1
 _TIMEOUT_S = 10
 _END_S = 30.0
+_CANCEL_S = 5.0
+_PACED_BYTES = 16_384
 
 # The client's own bound is 7 days. Whole seconds: it cuts 0.5 down to nothing and then takes its default of 15.
 _BOUNDS = {
@@ -86,17 +90,8 @@ _FOREIGN = (
     "JOB_TYPE",
 )
 
-# The uploader ends when its standard input does: that is when we die, however we do. Its own child, wandb-core, has a
-# session of its own, which no signal to a process group reaches, but it watches this process.
-_WRAPPER = """
-import os, runpy, sys, threading
-def watch():
-    os.read(0, 1)
-    os._exit(3)
-threading.Thread(target=watch, daemon=True).start()
-sys.argv[0] = "wandb"
-runpy.run_module("wandb", run_name="__main__", alter_sys=True)
-"""
+# Its own modules lie beside one called wandb: no folder of ours may be where it looks for that.
+_UPLOADER = "import runpy, sys; runpy.run_path(sys.argv[1], run_name='__main__')"
 
 
 class WandbRemote:
@@ -110,10 +105,16 @@ class WandbRemote:
     def __init__(self) -> None:
         self.server = ""
         self.patience_s = 90.0
+        self.pace = Pace()
         self._key = ""
         self._api: Any = None
         self._wandb: Any = None
         self._runs: dict[Target, Any] = {}
+        self._lock = threading.Lock()
+        self._uploader: Uploader | None = None
+
+    def address(self) -> str:
+        return whereabouts(("WANDB_BASE_URL",), ("$WANDB_CONFIG_DIR/settings", "~/.config/wandb/settings"))
 
     def connect(self) -> str:
         if importlib.util.find_spec("wandb") is None:
@@ -126,7 +127,9 @@ class WandbRemote:
             from wandb.proto import wandb_internal_pb2
             from wandb.sdk import wandb_setup
             from wandb.sdk.lib import wbauth
+            from wandb.sdk.lib.service.service_connection import ServiceConnection as Service
 
+            _ = Service.init_sync, Service.sync, Service.sync_status  # the uploader's, and not a public interface
             self.server = str(wandb_setup.singleton().settings.base_url).rstrip("/")
             read_key = wbauth.read_netrc_auth
         except (ImportError, AttributeError) as error:
@@ -163,6 +166,7 @@ class WandbRemote:
             raise BadName(f"wandb: {target.entity!r} is no entity (--entity)")
 
     def look(self, target: Target) -> Found | None:
+        self.pace.request()
         with self._said(f"read {target.project}/{target.remote_id}"):
             try:
                 if target in self._runs:
@@ -222,11 +226,18 @@ class WandbRemote:
     def rewind(self, target: Target, step: int, facts: Facts, started: Callable[[Mapping[str, Any]], None]) -> None:
         found = self.look(target)
         if found is not None and found.state == "running":  # W&B rewinds only what has ended, as the old branch has
-            self._end(WandbShipment(self, target, facts, started), replace(facts, state="failed", exit_code=1))
-        self._end(WandbShipment(self, target, facts, started, rewind_to=step), replace(facts, state="running"))
+            self._whole(self._open(target, facts, started), replace(facts, state="failed", exit_code=1))
+        self._whole(self._open(target, facts, started, rewind_to=step), replace(facts, state="running"))
 
-    def _end(self, shipment: WandbShipment, facts: Facts) -> None:
+    def _whole(self, shipment: WandbShipment, facts: Facts) -> None:
+        """Send what a shipment without rows is: what the run is, and its state."""
         try:
+            shipment.flush()
+            end = time.monotonic() + _END_S
+            while shipment.busy():
+                if time.monotonic() > end:
+                    raise RemoteDown(shipment.complaint() or f"wandb: the uploader did not end within {_END_S:.0f} s")
+                self.pace.sleep(0.02)
             shipment.finish(facts)
             if complaint := shipment.complaint():
                 raise RemoteDown(complaint)
@@ -234,11 +245,35 @@ class WandbRemote:
             shipment.close()
 
     def open(self, target: Target, facts: Facts, started: Callable[[Mapping[str, Any]], None]) -> WandbShipment:
-        return WandbShipment(self, target, facts, started)
+        return self._open(target, facts, started)
+
+    def _open(
+        self,
+        target: Target,
+        facts: Facts,
+        started: Callable[[Mapping[str, Any]], None],
+        rewind_to: int | None = None,
+    ) -> WandbShipment:
+        with self._lock:
+            if self._uploader is not None and not self._uploader.lives():
+                self._uploader.close()
+                self._uploader = None
+            name = f"offline_tracker-{secrets.token_hex(8)}"
+            folder = self._uploader.folder if self._uploader else Path(tempfile.gettempdir()).resolve() / name
+            started({"folder": str(folder)})  # before there is any, so that one that is left is known
+            if self._uploader is None:
+                self._uploader = Uploader(folder)
+            return WandbShipment(self, self._uploader, target, facts, rewind_to)
 
     def clean(self, children: Mapping[str, Any]) -> None:
         _end_uploader(children["folder"])
         shutil.rmtree(children["folder"], ignore_errors=True)
+
+    def close(self) -> None:
+        with self._lock:
+            if self._uploader is not None:
+                self._uploader.close()
+                self._uploader = None
 
     def cannot_hold(self, values: Mapping[str, Any]) -> Mapping[str, str]:
         out = {}
@@ -250,73 +285,184 @@ class WandbRemote:
         return out
 
 
+class Upload:
+    """One file on its way; *said* is what the uploader had to say, *stuck* why it tries again at the moment."""
+
+    def __init__(self, number: int) -> None:
+        self.number = number
+        self.said: list[str] = []
+        self.stuck: str | None = None
+        self.done = threading.Event()
+
+
+class Uploader:
+    """
+    wandb's uploader in a process of its own, see `wandb_uploader`; one serves all runs of a sync, from any thread.
+
+    Args:
+        folder: private, for all that it reads and writes; made here, gone after `close`.
+    """
+
+    def __init__(self, folder: Path) -> None:
+        folder.mkdir(mode=0o700)
+        self.folder = folder
+        self._uploads: dict[int, Upload] = {}
+        self._numbers = itertools.count(1)
+        self._lock = threading.Lock()
+        self._said = open(folder / "output", "w+b")  # noqa: SIM115  closed in close()
+        self._process = subprocess.Popen(
+            [sys.executable, "-c", _UPLOADER, str(Path(__file__).with_name("wandb_uploader.py"))],
+            stdin=subprocess.PIPE,
+            stdout=subprocess.PIPE,
+            stderr=self._said,
+            cwd=folder,
+            env=_environment(folder),
+        )
+        threading.Thread(target=self._listen, name="wandb uploader", daemon=True).start()
+
+    def lives(self) -> bool:
+        return self._process.poll() is None
+
+    def upload(self, path: Path, program: str, live: bool, interval_s: int) -> Upload:
+        """Begin to upload a file; *live*: up to its Exit record, wherever it ends by now."""
+        with self._lock:
+            upload = Upload(next(self._numbers))
+            self._uploads[upload.number] = upload
+        order = {"upload": upload.number, "path": str(path), "live": live, "program": program, "interval_s": interval_s}
+        self._order(order)
+        return upload
+
+    def cancel(self, upload: Upload) -> None:
+        """Have one upload stopped; on return nothing of it is sent any more."""
+        self._order({"cancel": upload.number})
+        if not upload.done.wait(_CANCEL_S):
+            self.close()
+
+    def _order(self, order: Mapping[str, Any]) -> None:
+        assert self._process.stdin is not None
+        with self._lock, contextlib.suppress(OSError, ValueError):  # it has ended: `_listen` tells all that wait
+            self._process.stdin.write(json.dumps(order).encode() + b"\n")
+            self._process.stdin.flush()
+
+    def _listen(self) -> None:
+        assert self._process.stdout is not None
+        for line in self._process.stdout:
+            with contextlib.suppress(ValueError, KeyError):  # the last line of one that was killed
+                told = json.loads(line)
+                upload = self._uploads[told["upload"]]
+                upload.said += told["said"]
+                upload.stuck = told["stuck"]
+                if told.get("done"):
+                    upload.done.set()
+        status = self._process.wait()
+        with self._lock:
+            self._said.seek(0)
+            tail = self._said.read().decode(errors="replace").strip().splitlines()[-3:]
+            for upload in self._uploads.values():
+                if not upload.done.is_set():
+                    upload.said.append(f"error: the uploader ended early (status {status}) {' '.join(tail)}")
+                    upload.done.set()
+
+    def close(self) -> None:
+        """End it and remove its folder."""
+        self._process.kill()
+        self._process.wait()
+        _end_uploader(str(self.folder))
+        shutil.rmtree(self.folder, ignore_errors=True)
+
+
 class WandbShipment:
     """
-    A transaction log in a private folder, and the uploader that follows it; see `remotes.Shipment`.
+    A transaction log in the uploader's folder; see `remotes.Shipment`.
+
+    Of a log that is written in one go the upload begins when it is whole: then nothing waits. A longer one is followed
+    while it grows. It ends without an end of the run, which stays running; that has a log of its own.
     """
 
     batch_rows = 20_000
     batch_points = 1_000_000
 
     def __init__(
-        self,
-        remote: WandbRemote,
-        target: Target,
-        facts: Facts,
-        started: Callable[[Mapping[str, Any]], None],
-        rewind_to: int | None = None,
+        self, remote: WandbRemote, uploader: Uploader, target: Target, facts: Facts, rewind_to: int | None = None
     ) -> None:
         self.url: str | None = remote._url(target)
-        self._remote, self._target, self._facts = remote, target, facts
-        self._exits = False
-        self._folder = Path(tempfile.gettempdir()).resolve() / f"offline_tracker-{secrets.token_hex(8)}"
-        started({"folder": str(self._folder)})  # before there is any, so that one that is left is known
-        self._folder.mkdir(mode=0o700)
-        run = self._folder / f"offline-run-{time.strftime('%Y%m%d_%H%M%S')}-{target.remote_id}"
+        self._remote, self._uploader, self._target, self._facts = remote, uploader, target, facts
+        self._folders: list[Path] = []
+        self._upload: Upload | None = None
+        self._path, self._log = self._begin(with_machine=True, rewind_to=rewind_to)
+        self._sent = 0
+
+    def _begin(self, with_machine: bool = False, rewind_to: int | None = None) -> tuple[Path, TransactionLog]:
+        remote_id = self._target.remote_id
+        folder = self._uploader.folder / secrets.token_hex(4)
+        self._folders.append(folder)
+        run = folder / f"offline-run-{time.strftime('%Y%m%d_%H%M%S')}-{remote_id}"
         (run / "files").mkdir(parents=True)  # without it the metadata and the config are not sent, silently
-        (self._folder / "wandb").mkdir()  # else its log goes to the shared temp folder
-        path = run / f"run-{target.remote_id}.wandb"
-        self._said = open(self._folder / "output", "w+b")  # noqa: SIM115  closed in close()
-        self._log = TransactionLog(path, remote._pb, remote._wandb.__version__)
-        self._log.run(target.remote_id, facts, rewind_to)
-        self._log.environment(facts)
-        if facts.packages:
-            (run / "files" / "requirements.txt").write_text("".join(f"{package}\n" for package in facts.packages))
-            self._log.file("requirements.txt")
-        for name, options in facts.definitions.items():
-            self._log.metric(name, options)
-        self._log.flush()
-        self._process = subprocess.Popen(
-            [sys.executable, "-c", _WRAPPER, "beta", "sync", "--live", str(path)],
-            stdin=subprocess.PIPE,
-            stdout=self._said,
-            stderr=subprocess.STDOUT,
-            cwd=self._folder,
-            env=_environment(self._folder, str(facts.environment.get("program") or "unknown")),
-        )
+        path = run / f"run-{remote_id}.wandb"
+        log = TransactionLog(path, self._remote._pb, self._remote._wandb.__version__)
+        log.run(remote_id, self._facts, rewind_to)
+        if with_machine:
+            log.environment(self._facts)
+            if self._facts.packages:
+                (run / "files" / "requirements.txt").write_text("".join(f"{name}\n" for name in self._facts.packages))
+                log.file("requirements.txt")
+        for name, options in self._facts.definitions.items():
+            log.metric(name, options)
+        return path, log
+
+    def _go(self, path: Path, live: bool) -> Upload:
+        pace = self._remote.pace
+        # One request a run and interval; whole seconds, see _BOUNDS.
+        interval_s = max(1, math.ceil(1 / pace.rps)) if pace.rps else 1
+        program = str(self._facts.environment.get("program") or "unknown")
+        return self._uploader.upload(path, program, live, interval_s)
 
     def send(self, rows: Sequence[Row]) -> bool:
+        pace = self._remote.pace
+        if self._upload is not None and self._upload.done.is_set():
+            raise RemoteDown(self.complaint() or "wandb: the uploader ended early")
+        if self._upload is None and (self._sent or pace.kbps is not None):
+            self._log.flush()
+            self._upload = self._go(self._path, live=True)
+        size_bytes = 0
         for row in rows:
             if not _RESERVED.isdisjoint(row.values):
                 row = row._replace(values={name: value for name, value in row.values.items() if name not in _RESERVED})
-            if self._log.history(row, self._facts.runtime(row.seq, row.time)) > LINE_MAX_BYTES:
+            length = self._log.history(row, self._facts.runtime(row.seq, row.time))
+            if length > LINE_MAX_BYTES:
                 raise RemoteRefused(f"wandb: the row of step {row.step} is larger than the 10 MB that W&B takes")
+            size_bytes += length
+            if size_bytes > _PACED_BYTES:
+                pace.spend(size_bytes)
+                self._log.flush()
+                size_bytes = 0
+        pace.spend(size_bytes)
         self._log.flush()
+        self._sent += len(rows)
         return False
 
+    def flush(self) -> None:
+        self._log.summary(self._facts.summary)
+        self._log.exit(None, self._facts.seconds)
+        self._log.close()
+        if self._upload is None:
+            self._upload = self._go(self._path, live=False)
+
+    def busy(self) -> bool:
+        return self._upload is not None and not self._upload.done.is_set()
+
     def complaint(self) -> str | None:
-        self._said.seek(0)
-        lines = self._said.read().decode(errors="replace").splitlines()
-        errors = [re.sub(r"^wandb: *(ERROR *)?", "", line) for line in lines if "error" in line.lower()]
+        upload = self._upload
+        if upload is None:
+            return None
+        errors = [line.removeprefix("ERROR ") for line in upload.said if "error" in line.lower()]
         if errors:
-            text = " ".join(errors[-3:])  # a message may have several lines
+            text = " ".join(errors[-3:]).replace("<no message>", "it could not begin")
             error = _error("the uploader says", text + self._cause(), self._remote._key)
             if not isinstance(error, RemoteDown):
                 raise error
             return str(error)
-        if self._process.poll() is not None and not self._exits:
-            return f"wandb: the uploader ended early (status {self._process.returncode}){self._cause()}"
-        return None
+        return f"wandb: the uploader is {upload.stuck}" if upload.stuck else None
 
     def trying_again(self) -> str | None:
         cause = self._cause(again=True)
@@ -330,25 +476,24 @@ class WandbShipment:
             again: of those that it tried again, instead.
         """
         cause = ""
-        for path in self._folder.glob("wandb/logs/debug-sync.*.log"):
+        for path in (log for folder in self._folders for log in folder.glob("*/wandb/logs/debug-sync.*.log")):
             for line in path.read_text(errors="replace").splitlines():
                 if (found := _HTTP_ERROR.search(line)) is not None and bool(found["again"]) is again:
                     cause = f" (HTTP {found['status']})"
         return cause
 
     def finish(self, facts: Facts) -> None:
-        self._log.summary(facts.summary)
-        ended = facts.state in ("finished", "failed")
-        code = (0 if facts.state == "finished" else facts.exit_code or 1) if ended else None
-        self._log.exit(code, facts.seconds)
-        self._exits = True
-        self._log.flush()
-        try:
-            self._process.wait(_END_S)
-        except subprocess.TimeoutExpired:
-            raise RemoteDown(self.complaint() or f"wandb: the uploader did not end within {_END_S:.0f} s") from None
-        if not ended:
+        if facts.state not in ("finished", "failed"):
             return
+        path, self._log = self._begin()
+        self._log.exit(0 if facts.state == "finished" else facts.exit_code or 1, facts.seconds)
+        self._log.close()
+        self._upload = self._go(path, live=False)
+        end = time.monotonic() + _END_S
+        while not self._upload.done.is_set():
+            if time.monotonic() > end:
+                raise RemoteDown(self.complaint() or f"wandb: the uploader did not end within {_END_S:.0f} s")
+            self._remote.pace.sleep(0.01)
         end = time.monotonic() + _END_S
         while True:
             found = self._remote.look(self._target)
@@ -360,18 +505,14 @@ class WandbShipment:
                 raise RemoteDown(
                     f"wandb: the remote run is {state}, not {facts.state}: {complaint or 'no reason given'}"
                 )
-            time.sleep(0.2)
+            self._remote.pace.sleep(0.2)
 
     def close(self) -> None:
         self._log.close()
-        if self._process.poll() is None:
-            self._process.kill()
-            self._process.wait()
-        _end_uploader(str(self._folder))
-        if self._process.stdin is not None:
-            self._process.stdin.close()
-        self._said.close()
-        shutil.rmtree(self._folder, ignore_errors=True)
+        if self._upload is not None and not self._upload.done.is_set():
+            self._uploader.cancel(self._upload)
+        for folder in self._folders:
+            shutil.rmtree(folder, ignore_errors=True)
 
 
 def _flat(values: Mapping[str, Any], reserved: frozenset[str] = _RESERVED) -> dict[str, float | str]:
@@ -400,14 +541,18 @@ def _number(value: float) -> float:
         return math.inf if value > 0 else -math.inf
 
 
-def _environment(folder: Path, program: str) -> dict[str, str]:
+def _environment(folder: Path) -> dict[str, str]:
     """The uploader's environment: the key as it was given to us, nothing of another run, and nothing shown to a person."""
     foreign = {f"WANDB_{name}" for name in _FOREIGN}
     kept = {name: value for name, value in os.environ.items() if name not in foreign}
-    # Without a program of its own, the run's would become the wandb command itself.
-    ours = {"WANDB_DIR": str(folder), "WANDB_PROGRAM": program, "NO_COLOR": "1", "WANDB_SILENT": "false"}
-    # Killed, it would leave folders in the shared temp folder.
-    return {**_BOUNDS, **kept, **ours, "TMPDIR": str(folder)}
+    return {
+        **_BOUNDS,
+        **kept,
+        "WANDB_DIR": str(folder),
+        "NO_COLOR": "1",
+        "WANDB_SILENT": "false",
+        "TMPDIR": str(folder),
+    }
 
 
 def _end_uploader(folder: str) -> None:
