@@ -27,7 +27,10 @@ def sync(
     eager: Annotated[bool, typer.Option("--eager", help="Send also rows that a resume may still supersede.")] = False,
     on_conflict: Annotated[
         str,
-        typer.Option(metavar="keep|new-run", help="When a remote holds superseded rows: report it, or replay anew."),
+        typer.Option(
+            metavar="keep|new-run|rewind",
+            help="When a remote holds superseded rows: report it, replay anew, or have it take them back (W&B).",
+        ),
     ] = "keep",
     settle: Annotated[
         float | None,

@@ -109,7 +109,14 @@ class NotOurs(RemoteError):
 
 
 class Diverged(RemoteError):
-    """The remote holds rows that the local curve does not, or not as many; nothing was sent."""
+    """
+    The remote holds rows that the local curve does not, or not as many; nothing was sent.
+
+    Attributes:
+        superseded: the first and last step that it holds of a branch which a resume has superseded, if that is why.
+    """
+
+    superseded: tuple[int, int] | None = None
 
 
 # As wandb calls them, for code that catches them.

@@ -58,6 +58,7 @@ class Service:
         """Send rows as an engine does, and wait until the mark tells of them."""
         for start in range(0, len(rows), 3):
             shipment.send(rows[start : start + 3])
+        shipment.flush()
 
         def there() -> Found | None:
             found = self.remote.look(self.target(run_id))
@@ -131,6 +132,7 @@ def service(
         monkeypatch.setenv(name, value)
     service = Service(create(request.param), double)
     yield service
+    service.remote.close()
     for children in service.started:
         service.remote.clean(children)
     service.check_clean()

@@ -30,6 +30,7 @@ from ..errors import (
     NotOurs,
     RemoteDown,
     RemoteError,
+    RemoteRefused,
     RemoteRunGone,
     TrackerError,
     UsageError,
@@ -76,6 +77,7 @@ class SyncResult:
         rows: rows of the curve that the remote is confirmed to hold; *last_step* the newest of them.
         held_back: rows that a rewind may still take back, so they were not sent.
         reason: why it failed.
+        superseded: first and last step that the remote held, or holds, of a branch that a resume has superseded.
         notes: what else a user should know, one line each.
     """
 
@@ -90,6 +92,7 @@ class SyncResult:
     remote_id: str = ""
     url: str | None = None
     reason: str | None = None
+    superseded: tuple[int, int] | None = None
     notes: list[str] = field(default_factory=list)
 
     @property
@@ -128,7 +131,8 @@ def sync(
         project: at the remote, the first time; then the link remembers. Likewise *entity*.
         dry_run: only read, and say what would be sent.
         eager: send also rows that a resume from a checkpoint might still take back.
-        on_conflict: ``keep``: report it and send nothing. ``new-run``: replay into a new remote run.
+        on_conflict: ``keep``: report it and send nothing. ``new-run``: replay into a new remote run. ``rewind``: have
+            the remote take back rows that a resume has superseded, if it can, else as ``keep``.
         settle_s: how long a lost answer's effect is waited for; each remote has its own default.
         patience_s: how long a remote may fail, keep silent or show no progress.
         adopt: take over a remote run of the same id that did not come from this run, if all its rows are this run's.
@@ -141,8 +145,8 @@ def sync(
         RunNotFound: one of *only* is not there.
         StoreError: the runs folder or its ledger can't be used.
     """
-    if on_conflict not in ("keep", "new-run"):
-        raise UsageError(f"on_conflict={on_conflict!r}: use keep or new-run")
+    if on_conflict not in ("keep", "new-run", "rewind"):
+        raise UsageError(f"on_conflict={on_conflict!r}: use keep, new-run or rewind")
     if jobs < 1:
         raise UsageError(f"jobs={jobs}: use 1 or more")
     home = Runs(runs)
@@ -336,7 +340,8 @@ class Engine:
                         self._remember(reader, remote, before, result)
                     return result
         except TrackerError as error:
-            return SyncResult(run_id, name, "failed", reason=str(error))
+            superseded = getattr(error, "superseded", None)
+            return SyncResult(run_id, name, "failed", reason=str(error), superseded=superseded)
         except Exception as error:  # a full disk, an answer that no server ever gave: it must not stop the other runs
             logger.debug("run %s -> %s", run_id, name, exc_info=True)
             return SyncResult(run_id, name, "failed", reason=f"{type(error).__name__}: {error}")
@@ -390,6 +395,7 @@ class _RunSync:
         self.curve = _LocalCurve(reader)
         self.notes: list[str] = []
         self.sent = 0
+        self.superseded: tuple[int, int] | None = None
         info = reader.info
         link = self.ledger.link(info.uuid, remote.name, remote.server)
         if link is None:
@@ -430,13 +436,19 @@ class _RunSync:
         for attempt in itertools.count(1):
             try:
                 return self._round()
-            except (_Interrupted, RemoteRunGone, Diverged) as error:
-                if not isinstance(error, _Interrupted):
-                    if self.engine.on_conflict != "new-run" or self.engine.dry_run or attempt > 1:
-                        raise
-                    self._new_remote_run(str(error))
-                elif attempt == _ROUNDS:
+            except _Interrupted as error:
+                if attempt == _ROUNDS:
                     raise error.reason from None
+            except (RemoteRunGone, Diverged) as error:
+                self.superseded = getattr(error, "superseded", None)
+                if self.engine.dry_run or attempt > 1:
+                    raise
+                if self.engine.on_conflict == "new-run":
+                    self._new_remote_run(str(error))
+                elif self.engine.on_conflict == "rewind" and isinstance(error, Diverged) and error.superseded:
+                    self._rewind(error, error.superseded)
+                else:
+                    raise
         raise AssertionError("unreachable")
 
     def _new_remote_run(self, why: str) -> None:
@@ -448,6 +460,26 @@ class _RunSync:
         self.ledger.settled(self.link)
         blank = Link(*self.link.key, self.link.run, self.link.project, self.link.entity, new_id)
         self.link = self.ledger.save(blank)
+
+    def _rewind(self, conflict: Diverged, superseded: tuple[int, int]) -> None:
+        """Have the remote take back the rows of a superseded branch; *conflict* stands where it does not."""
+        first, last = superseded
+        wanted = self.curve.mark(first - 1)
+        try:
+            if wanted.last_step is None:
+                raise RemoteRefused("there is no older row to rewind to")
+            self.remote.rewind(self.target, wanted.last_step, self._facts(), self._started)
+        except RemoteRefused as refusal:
+            refused = Diverged(f"{conflict}; not rewound: {refusal}")
+            refused.superseded = superseded
+            raise refused from refusal
+        end, poll_s = time.monotonic() + self.engine.confirm_s, _POLL_S[0]
+        while (found := self.remote.look(self.target)) is None or not self.remote.agrees(found.mark, wanted):
+            if time.monotonic() > end:
+                raise RemoteDown(f"{self.remote.name} does not show the rewind to step {wanted.last_step}; sync again")
+            poll_s = self._pause(poll_s)
+        self.ledger.settled(self.link)
+        self.notes.append(f"{self.remote.name} was rewound: steps {first} to {last} there were superseded")
 
     def _round(self) -> SyncResult:
         found = self._look()
@@ -563,10 +595,12 @@ class _RunSync:
         if self.link.sent_step is not None and last is not None:
             lost = curve.lost_steps(self.reader.rewinds, self.link.sent_seq, min(self.link.sent_step, last))
             if lost is not None:
-                raise Diverged(
+                diverged = Diverged(
                     f"{self.remote.name} holds steps {lost[0]} to {lost[1]} of a branch that a resume has superseded "
                     "since; nothing was sent (--on-conflict new-run replays the curve into a new remote run)"
                 )
+                diverged.superseded = lost
+                raise diverged
             newest = self.reader.step_of(self.link.sent_seq)
             if newest is not None and newest[0] != self.link.sent_step:
                 raise Diverged(
@@ -774,6 +808,7 @@ class _RunSync:
             project=f"{self.link.entity}/{self.link.project}",
             remote_id=self.link.remote_id,
             url=self.link.url or (found.url if found else None),
+            superseded=self.superseded,
             notes=list(self.notes),
         )
 
