@@ -320,7 +320,10 @@ class _RunSync:
         held_back = self.reader.count_rows(self.curve.spans) - self.curve.count(None, self._reach(found))
         if self.engine.dry_run:
             return self._result("would send" if total or found is None else "nothing new", total, held_back, found)
-        if found is not None and not total and (self.link.state, self.link.facts) == (facts.state, digest):
+        told = (self.link.state, self.link.facts) == (facts.state, digest)
+        if found is not None and found.state == "running" and facts.state in ("finished", "failed"):
+            told = False  # the request that opened it was late, and came after its end
+        if found is not None and not total and told:
             self.ledger.settled(self.link)
             return self._result("confirmed" if self.sent else "nothing new", self.sent, held_back, found)
         self.sent = max(self.sent, total)  # of a second round only what the first one did not get there is missing
@@ -367,6 +370,7 @@ class _RunSync:
             )
         doubt = self.ledger.doubt(link)
         if doubt is not None:
+            self._in_doubt = True
             # When the sync died nobody knows, and a request may have been on its way then: so the time runs from now.
             goal, since = doubt.last_step, time.time() if time.time() < doubt.sent_at + IN_FLIGHT_S else doubt.sent_at
         elif known:
@@ -385,6 +389,16 @@ class _RunSync:
                 moved_at = time.time()
             found = again
         return found
+
+    _in_doubt = False
+
+    def _holds_once(self, found: Found, upto: int | None) -> bool:
+        """
+        Return whether what was in doubt is there, each row once, where a remote can be looked at that closely.
+
+        A mark does not tell: rows that were sent again, because they did not show in time, may have come after all.
+        """
+        return not (self._in_doubt and self.remote.mend(self.target, found, self.curve, upto))
 
     def _pause(self, poll_s: float) -> float:
         time.sleep(poll_s)
@@ -417,7 +431,7 @@ class _RunSync:
                     f"{self.remote.name} holds as step {self.link.sent_step} what a rewind has made step {newest[0]} "
                     "since; nothing was sent (--on-conflict new-run replays the curve into a new remote run)"
                 )
-        if self.remote.agrees(found.mark, self.curve.mark(last)):
+        if self.remote.agrees(found.mark, self.curve.mark(last)) and self._holds_once(found, last):
             confirmed = self.link.confirmed_step
             if confirmed is not None and self.remote.agrees(found.mark, self.curve.mark(confirmed)):
                 # The newest rows may hold nothing that this remote can hold.
@@ -472,20 +486,23 @@ class _RunSync:
 
     def _confirm(self, shipment: Shipment, before: Found | None) -> Found:
         """Read the remote until it shows the curve; what it does not show in time is looked for point by point."""
-        wanted = self.curve.mark(self._reach(before))
+        reach = self._reach(before)
+        wanted = self.curve.mark(reach)
         last: Found | None = None
         moved_at, poll_s = time.monotonic(), _POLL_S[0]
         while True:
             found = self.remote.look(self.target)
-            if found is not None and self.remote.agrees(found.mark, wanted):
+            if found is not None and self.remote.agrees(found.mark, wanted) and self._holds_once(found, reach):
                 return found
             if found is not None and (last is None or found.mark != last.mark):
                 moved_at, last = time.monotonic(), found
             complaint = shipment.complaint()
-            if time.monotonic() - moved_at > (min(self.engine.patience_s, 10.0) if complaint else self.engine.patience_s):
+            if time.monotonic() - moved_at > (
+                min(self.engine.patience_s, 10.0) if complaint else self.engine.patience_s
+            ):
                 break
             poll_s = self._pause(poll_s)
-        missing = self.remote.mend(self.target, found, self.curve, self._reach(before)) if found is not None else None
+        missing = self.remote.mend(self.target, found, self.curve, reach) if found is not None else None
         if found is not None and missing == []:
             return found
         there = f"{found.mark.rows} rows, step {found.mark.last_step}" if found else "nothing"

@@ -226,8 +226,15 @@ class SwanlabServer(Double):
     # Requests
 
     def label(self, request: Request) -> str:
-        """Name a request without ``/api``, and with the run id where the path has the service's own."""
+        """
+        Name a request without ``/api``, and with the run id where the path has the service's own.
+
+        Points and console lines have one address, so what comes is in the name: ``"POST /house/metrics scalar"``.
+        """
         path = request.path.removeprefix("/api")
+        if path == "/house/metrics":
+            found = re.search(rb'"type": *"(\w+)"', request.body)
+            path = f"{path} {found[1].decode() if found else '?'}"
         with self.lock:
             for run in self.runs.values():
                 path = path.replace(run.cuid, run.run_id)
@@ -527,9 +534,7 @@ class SwanlabServer(Double):
     def _summaries(self, body: Mapping[str, Any]) -> Reply:
         answer: dict[str, Any] = {}
         for ref in body["experiments"]:
-            points = [
-                point for point in self._visible(ref, late=True) if point.key in body.get("keys", [point.key])
-            ]
+            points = [point for point in self._visible(ref, late=True) if point.key in body.get("keys", [point.key])]
             entries = {
                 key: {"step": last.step, "value": _number(last.value), **_extremes(points, key)}
                 for key, last in _latest(points).items()

@@ -41,6 +41,8 @@ _BAD_PROJECT = re.compile(r"[/\\#?%:]")
 _BAD_ID = re.compile(r"[:;,#?/']")
 _RESERVED = frozenset(("_step", "_timestamp", "_runtime", "_wandb"))
 _HTTP_ERROR = re.compile(r'"msg":"api: (?P<again>retrying )?HTTP error".*"status":(?P<status>\d+)')
+# The client's own word for an empty answer, and the service's with a 404; of an entity it would be a mistake of ours.
+_NOT_THERE = re.compile(r"could not find (run|project)|\b(run|project)\b.* not found", re.IGNORECASE)
 _TIMEOUT_S = 10
 _END_S = 30.0
 
@@ -158,7 +160,7 @@ class WandbRemote:
                 else:
                     self._runs[target] = self._api.run(f"{target.entity}/{target.project}/{target.remote_id}")
             except (self._wandb.errors.CommError, ValueError) as error:
-                if "could not find run" not in str(error).lower():
+                if not _NOT_THERE.search(str(error)):
                     raise
                 self._runs.pop(target, None)
                 return None
@@ -257,22 +259,20 @@ class WandbShipment:
         return None
 
     def trying_again(self) -> str | None:
-        cause = self._cause(again=True)
+        cause = self._cause()
         return f"the uploader tries again{cause}" if cause else None
 
-    def _cause(self, again: bool = False) -> str:
-        """
-        The last request that failed for good, from wandb-core's log: what it shows to users often leaves that out.
-
-        Args:
-            again: of those that it tried again, instead.
-        """
-        cause = ""
+    def _cause(self) -> str:
+        """The last request that failed, from wandb-core's log: what it shows to users often leaves that out."""
+        final = passing = ""
         for path in self._folder.glob("wandb/logs/debug-sync.*.log"):
             for line in path.read_text(errors="replace").splitlines():
-                if (found := _HTTP_ERROR.search(line)) is not None and bool(found["again"]) is again:
-                    cause = f" (HTTP {found['status']})"
-        return cause
+                found = _HTTP_ERROR.search(line)
+                if found is not None and found["again"]:
+                    passing = f" (HTTP {found['status']})"
+                elif found is not None:
+                    final = f" (HTTP {found['status']})"
+        return final or passing
 
     def finish(self, facts: Facts) -> None:
         self._log.summary(facts.summary)
@@ -294,7 +294,9 @@ class WandbShipment:
             complaint = self.complaint()
             if time.monotonic() > end:
                 state = found.state if found else "gone"
-                raise RemoteDown(f"wandb: the remote run is {state}, not {facts.state}: {complaint or 'no reason given'}")
+                raise RemoteDown(
+                    f"wandb: the remote run is {state}, not {facts.state}: {complaint or 'no reason given'}"
+                )
             time.sleep(0.2)
 
     def close(self) -> None:
