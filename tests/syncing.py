@@ -145,7 +145,7 @@ class House:
         assert "Traceback" not in outcome.said, outcome.said
         return outcome
 
-    def again(self, to: str, *, status: int | tuple[int, ...] = 0, **options: Any) -> Outcome:
+    def again(self, to: str, *, status: int | tuple[int, ...] = 0, within_s: float = 120.0, **options: Any) -> Outcome:
         """Sync as `sync` does, in one process for all calls: to begin one each time takes most of a story's time."""
         if self._again is None:
             pipe = subprocess.PIPE
@@ -161,7 +161,7 @@ class House:
         assert self._again.stdin is not None and self._again.stdout is not None
         options = {"runs": str(self.runs.path), "to": [to], "settle_s": 0.5, **options}
         print(json.dumps(options), file=self._again.stdin, flush=True)
-        assert select.select([self._again.stdout], [], [], 120)[0], f"no answer to {options}"
+        assert select.select([self._again.stdout], [], [], within_s)[0], f"no answer to {options}"
         said = self._again.stdout.readline()
         answer = json.loads(said)
         failed = isinstance(answer, str) or any(result["status"] == "failed" for result in answer)

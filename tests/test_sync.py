@@ -5,24 +5,19 @@ from __future__ import annotations
 import math
 import shutil
 import socket
-import threading
-import time
-from collections.abc import Callable, Iterator
-from concurrent.futures import Future
-from functools import partial
+from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
 
 import pytest
 
 import offline_tracker
-from offline_tracker.store import Runs, RunStore
+from offline_tracker.store import RunStore
 from offline_tracker.sync.ledger import Ledger
 from offline_tracker.sync.remotes import UUID_KEY
-from tests.doubles.server import Request, wait_until
 from tests.doubles.swanlab import SwanlabServer
 from tests.doubles.wandb import WandbServer
-from tests.syncing import REMOTES, House, add, all_at_once, begin, hashes, loss, losses, made, same
+from tests.syncing import REMOTES, House, add, begin, hashes, loss, losses, made, same
 
 
 @pytest.fixture
@@ -296,226 +291,6 @@ def test_forty_thousand_rows_go_in_batches(house: House) -> None:
         *(("wandb", start, start + 19_999, 20_000, 0) for start in (0, 20_000)),
         *(("swanlab", start, start + 9_999, 10_000, 0) for start in (0, 10_000, 20_000, 30_000)),
     ]
-
-
-# Faults on the way.
-
-Order = Callable[[House], object]
-
-
-def _wandb(match: str, **fault: Any) -> Order:
-    return lambda house: house.wandb.fault(match, **fault)
-
-
-def _swanlab(match: str, **fault: Any) -> Order:
-    return lambda house: house.swanlab.fault(match, **fault)
-
-
-def _small_bodies(house: House) -> None:
-    house.swanlab.max_body = 6_000
-
-
-def _session_ends(house: House) -> None:
-    house.swanlab.fault("POST /house/metrics", hook=lambda _: house.swanlab.expire_sessions())
-
-
-RECOVERED: dict[str, tuple[str, Order]] = {
-    "wandb: 429": ("wandb", _wandb("file_stream", status=429, skip=1, headers={"Retry-After": "1"})),
-    "wandb: 503 thrice": ("wandb", _wandb("file_stream", status=503, times=3)),
-    "wandb: 500 at once": ("wandb", _wandb("UpsertBucket", status=500)),
-    "wandb: dropped before": ("wandb", _wandb("file_stream", drop="before", skip=1)),
-    "wandb: dropped after": ("wandb", _wandb("file_stream", drop="after", skip=1)),
-    "swanlab: 429": ("swanlab", _swanlab("POST /house/metrics", status=429, headers={"Retry-After": "1"})),
-    "swanlab: 500": ("swanlab", _swanlab("POST /house/metrics", status=500)),
-    "swanlab: 503 at opening": ("swanlab", _swanlab("/experiment", status=503, times=2)),
-    "swanlab: dropped before": ("swanlab", _swanlab("POST /house/metrics", drop="before")),
-    "swanlab: dropped after": ("swanlab", _swanlab("POST /house/metrics", drop="after")),
-    "swanlab: dropped at the end": ("swanlab", _swanlab("/state", drop="after")),
-    "swanlab: session ends": ("swanlab", _session_ends),
-    "swanlab: small bodies": ("swanlab", _small_bodies),
-}
-
-
-REFUSED: dict[str, tuple[str, Order, str]] = {
-    "wandb: down": ("wandb", lambda house: house.wandb.down(), "http://127.0.0.1"),
-    "swanlab: down": ("swanlab", lambda house: house.swanlab.down(), "http://127.0.0.1"),
-    "wandb: 401 in the middle": ("wandb", _wandb("file_stream", status=401, skip=1, times=99), "401"),
-    "wandb: 403": ("wandb", _wandb("UpsertBucket", status=403, times=99), "403"),
-    "wandb: stream 403": ("wandb", _wandb("file_stream", status=403, times=99), "403"),
-    "wandb: wrong key": ("wandb", lambda house: house.env.update(WANDB_API_KEY="f" * 40), "WANDB_API_KEY"),
-    "swanlab: 403": ("swanlab", _swanlab("POST /house/metrics", status=403, times=99), "403"),
-    "swanlab: always 401": ("swanlab", _swanlab("POST /house/metrics", status=401, times=99), "401"),
-    "swanlab: one point is too large": ("swanlab", _swanlab("POST /house/metrics", status=413, times=99), "413"),
-    "swanlab: wrong key": ("swanlab", lambda house: house.env.update(SWANLAB_API_KEY="wrong-key"), "SWANLAB_API_KEY"),
-}
-
-
-# What the table says, and what else needs no more than a finished run: all of it goes on at the same time.
-
-
-def recovered(house: House, case: str) -> None:
-    remote, order = RECOVERED[case]
-    order(house)
-    result = house.sync(remote).result
-    assert (result["status"], result["sent"], result["rows"], result["last_step"]) == ("confirmed", 100, 100, 99)
-    if case == "swanlab: small bodies":
-        assert house.swanlab.violations and all("bytes, over 6000" in said for said in house.swanlab.violations)
-        house.swanlab.violations.clear()
-    house.check(remote, "a1", losses(range(100)))
-    house.check_nothing_left()
-
-
-def refused(house: House, case: str) -> None:
-    remote, order, says = REFUSED[case]
-    order(house)
-    outcome = house.sync(remote, status=1, patience_s=20)
-    assert says in outcome.reason, outcome.reason
-    for key in (house.wandb.api_key, house.swanlab.api_key, house.env["WANDB_API_KEY"], house.env["SWANLAB_API_KEY"]):
-        assert key not in outcome.said
-    house.double(remote).clear_faults()
-    if case.endswith("down"):
-        assert links(house) == []
-        house.double(remote).up()
-    house.env |= {**house.wandb.env(), **house.swanlab.env()}
-    assert house.sync(remote).result["status"] == "confirmed"
-    house.check(remote, "a1", losses(range(100)))
-    house.check_nothing_left()
-
-
-def fallen(house: House, remote: str) -> None:
-    double = house.double(remote)
-    match = {"wandb": "file_stream", "swanlab": "POST /house/metrics"}[remote]
-    fell = []
-
-    def fall(_: Request) -> None:
-        fell.append(time.monotonic())
-
-    double.fault(match, drop="after", hook=fall)
-    process = house.start(remote)
-    wait_until(lambda: fell, 30)
-    double.down()
-    wait_until(lambda: time.monotonic() - fell[0] > 1.0)
-    double.up()
-    outcome = house.end(process)
-    assert outcome.status == 0, outcome.said
-    assert outcome.result["sent"] == 100
-    house.check(remote, "a1", losses(range(100)))
-
-
-def forgotten(house: House, remote: str) -> None:
-    house.sync(remote)
-    house.double(remote).lose_last("a1", 10)
-    result = house.sync(remote).result
-    assert (result["status"], result["sent"]) == ("confirmed", 10)
-    house.check(remote, "a1", losses(range(100)))
-
-
-def deleted(house: House, remote: str) -> None:
-    house.sync(remote)
-    house.double(remote).delete("a1")
-    outcome = house.sync(remote, status=1)
-    assert "gone" in outcome.reason and "--on-conflict new-run" in outcome.reason
-    assert "a1" not in house.double(remote).runs
-    result = house.sync(remote, on_conflict="new-run").result
-    assert (result["remote_id"], result["sent"]) == ("a1-r2", 100)
-    house.check(remote, "a1-r2", losses(range(100)))
-    assert house.sync(remote).result["status"] == "nothing new"
-
-
-def burnt(house: House, remote: str) -> None:
-    house.sync(remote)
-    house.double(remote).delete("a1")
-    shutil.rmtree(house.runs.path / ".sync")
-    outcome = house.sync(remote, status=1, patience_s=20)
-    assert "deleted" in outcome.reason and "new-run" in outcome.reason
-    result = house.sync(remote, on_conflict="new-run").result
-    assert (result["remote_id"], result["sent"]) == ("a1-r2", 100)
-    house.check(remote, "a1-r2", losses(range(100)))
-
-
-def both_at_once(house: House, remote: str) -> None:
-    match = {"wandb": "file_stream", "swanlab": "POST /house/metrics"}[remote]
-    arrived, ended = threading.Event(), threading.Event()
-
-    def hold(_: Request) -> None:
-        arrived.set()
-        ended.wait(60)
-
-    house.double(remote).fault(match, hook=hold)  # so that the second surely comes while the first is at it
-    one = house.start(remote)
-    assert arrived.wait(60)
-    two = house.end(house.start(remote))
-    ended.set()
-    outcome = house.end(one)
-    assert outcome.status == 0, outcome.said
-    assert two.status == 1 and f"is being synced by pid {one.pid}" in two.reason, two.said
-    house.check(remote, "a1", losses(range(100)))
-    assert house.sync(remote).result["status"] == "nothing new"
-
-
-@pytest.fixture(scope="module")
-def under_way(tmp_path_factory: pytest.TempPathFactory) -> Iterator[dict[str, Future[None]]]:
-    home = tmp_path_factory.mktemp("stories")
-    made(Runs(home / "runs"), steps=range(100))
-    stories: dict[str, Callable[[House], None]] = {}
-    for remote in REMOTES:
-        for story in (burnt, deleted, fallen, forgotten, both_at_once):
-            stories[f"{story.__name__} {remote}"] = partial(story, remote=remote)
-    stories |= {case: partial(refused, case=case) for case in REFUSED}
-    stories |= {case: partial(recovered, case=case) for case in RECOVERED}
-    with all_at_once(home, home / "runs", stories) as told:
-        yield told
-
-
-Told = dict[str, "Future[None]"]
-
-
-@pytest.mark.parametrize("case", RECOVERED)
-def test_a_passing_fault_is_recovered_from(under_way: Told, case: str) -> None:
-    under_way[case].result()
-
-
-@pytest.mark.parametrize("case", REFUSED)
-def test_a_lasting_refusal_is_said_and_a_later_sync_mends(under_way: Told, case: str) -> None:
-    under_way[case].result()
-
-
-def test_a_server_that_goes_down_in_the_middle_and_comes_back(under_way: Told, remote: str) -> None:
-    under_way[f"fallen {remote}"].result()
-
-
-def test_rows_that_the_server_lost_are_sent_again(under_way: Told, remote: str) -> None:
-    under_way[f"forgotten {remote}"].result()
-
-
-def test_a_deleted_remote_run_is_said_and_replayed_only_on_demand(under_way: Told, remote: str) -> None:
-    under_way[f"deleted {remote}"].result()
-
-
-def test_an_id_that_is_burnt_without_our_knowing(under_way: Told, remote: str) -> None:
-    under_way[f"burnt {remote}"].result()
-
-
-def test_two_syncs_at_once_send_every_row_once(under_way: Told, remote: str) -> None:
-    under_way[f"both_at_once {remote}"].result()
-
-
-def test_a_summary_that_lags_is_waited_for(house: House) -> None:
-    made(house.runs, steps=range(50))
-    house.swanlab.lag_s = 1.0
-    assert house.sync("swanlab", settle_s=3).result["sent"] == 50
-    again = offline_tracker.init(id="a1", dir=house.runs.path, reinit=True)
-    add(again, range(50, 60))
-    offline_tracker.finish()
-    assert house.sync("swanlab", settle_s=3).result["sent"] == 10
-    house.check("swanlab", "a1", losses(range(60)))
-
-
-def test_a_mark_that_lags_is_waited_for(house: House) -> None:
-    made(house.runs, steps=range(50))
-    house.wandb.lag_s = 1.0
-    assert house.sync("wandb", settle_s=3).result["sent"] == 50
-    house.check("wandb", "a1", losses(range(50)))
 
 
 # Conflicts.

@@ -473,7 +473,7 @@ class _RunSync:
             refused = Diverged(f"{conflict}; not rewound: {refusal}")
             refused.superseded = superseded
             raise refused from refusal
-        end, poll_s = time.monotonic() + self.engine.confirm_s, _POLL_S[0]
+        end, poll_s = time.monotonic() + self.engine.patience_s, _POLL_S[0]
         while (found := self.remote.look(self.target)) is None or not self.remote.agrees(found.mark, wanted):
             if time.monotonic() > end:
                 raise RemoteDown(f"{self.remote.name} does not show the rewind to step {wanted.last_step}; sync again")
@@ -489,12 +489,10 @@ class _RunSync:
         held_back = self.reader.count_rows(self.curve.spans) - self.curve.count(None, self._reach(found))
         if self.engine.dry_run:
             return self._result("would send" if total or found is None else "nothing new", total, held_back, found)
-        if (
-            found is not None
-            and not total
-            and not self._adopted
-            and (self.link.state, self.link.facts) == (facts.state, digest)
-        ):
+        told = (self.link.state, self.link.facts) == (facts.state, digest)
+        if found is not None and found.state == "running" and facts.state in ("finished", "failed"):
+            told = False  # the request that opened it was late, and came after its end
+        if found is not None and not total and told and not self._adopted:
             self.ledger.settled(self.link)
             return self._result("confirmed" if self.sent else "nothing new", self.sent, held_back, found)
         self.sent = max(self.sent, total)  # of a second round only what the first one did not get there is missing
@@ -538,6 +536,7 @@ class _RunSync:
             self._adopt(found)
         doubt = self.ledger.doubt(link)
         if doubt is not None:
+            self._in_doubt = True
             # When the sync died nobody knows, and a request may have been on its way then: so the time runs from now.
             goal, since = doubt.last_step, time.time() if time.time() < doubt.sent_at + IN_FLIGHT_S else doubt.sent_at
         elif known:
@@ -573,6 +572,18 @@ class _RunSync:
         if not self._adopted:
             self.notes.append(f"{where} did not come from this run; its rows agree, so it is taken over")
         self._adopted = True
+
+    _in_doubt = False
+
+    def _holds_once(self, found: Found, upto: int | None) -> bool:
+        """
+        Return whether what was in doubt, or went below the newest row, is there, each row once.
+
+        A mark without a count does not tell: rows that were sent again, because they did not show in time, may have come
+        after all.
+        """
+        unsure = self._fills or (self._in_doubt and found.mark.rows is None)
+        return not (unsure and self._read_back(found, upto)[0])
 
     def _pause(self, poll_s: float) -> float:
         self.engine.pace.sleep(poll_s)
@@ -723,17 +734,14 @@ class _RunSync:
 
     def _confirm(self, shipment: Shipment, before: Found | None) -> Found:
         """Read the remote until it shows the curve; what it does not show in time is looked for point by point."""
-        wanted = self.curve.mark(self._reach(before))
+        reach = self._reach(before)
+        wanted = self.curve.mark(reach)
         last: Found | None = None
         moved_at, poll_s = time.monotonic(), _POLL_S[0]
         while True:
             self._wait(shipment)
             found = self.remote.look(self.target)
-            if (
-                found is not None
-                and self.remote.agrees(found.mark, wanted)
-                and not (self._fills and self._read_back(found, self._reach(found))[0])
-            ):
+            if found is not None and self.remote.agrees(found.mark, wanted) and self._holds_once(found, reach):
                 return found
             if found is not None and (last is None or found.mark != last.mark):
                 moved_at, last = time.monotonic(), found
@@ -744,7 +752,7 @@ class _RunSync:
                 break
             poll_s = self._pause(poll_s)
         with suppress(RemoteDown):  # what can't be read is not confirmed
-            if found is not None and not self._read_back(found, self._reach(found))[0]:
+            if found is not None and not self._read_back(found, reach)[0]:
                 return found
         there = f"{found.mark.rows} rows, step {found.mark.last_step}" if found else "nothing"
         why = complaint or f"the remote shows {there} instead of {wanted.rows} rows, step {wanted.last_step}"

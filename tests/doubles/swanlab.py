@@ -234,8 +234,15 @@ class SwanlabServer(Double):
     # Requests
 
     def label(self, request: Request) -> str:
-        """Name a request without ``/api``, and with the run id where the path has the service's own."""
+        """
+        Name a request without ``/api``, and with the run id where the path has the service's own.
+
+        Points and console lines have one address, so what comes is in the name: ``"POST /house/metrics scalar"``.
+        """
         path = request.path.removeprefix("/api")
+        if path == "/house/metrics":
+            found = re.search(rb'"type": *"(\w+)"', request.body)
+            path = f"{path} {found[1].decode() if found else '?'}"
         with self.lock:
             for run in self.runs.values():
                 path = path.replace(run.cuid, run.run_id)

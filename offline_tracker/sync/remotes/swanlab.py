@@ -12,6 +12,7 @@ import csv
 import importlib
 import importlib.util
 import io
+import itertools
 import math
 import re
 import tempfile
@@ -252,7 +253,7 @@ class SwanlabRemote:
         end = time.monotonic() + self.patience_s
         wait_s = 0.5
         relogged = False
-        while True:
+        for tries in itertools.count(1):
             try:
                 return self._once(ask, what)
             except _SessionEnded as error:
@@ -262,10 +263,13 @@ class SwanlabRemote:
                 self.log_in_again()
             except RemoteDown as error:
                 pause = max(wait_s, error.retry_after_s)
-                if (only_if_refused and not error.refused) or time.monotonic() + pause > end:
+                # One answer that never came may have taken all of the patience: a second try it is worth.
+                over = pause > self.patience_s or (tries > 1 and time.monotonic() + pause > end)
+                if over or (only_if_refused and not error.refused):
                     raise
                 self.pace.sleep(pause)
                 wait_s = min(2 * wait_s, 8.0)
+        raise AssertionError("unreachable")
 
     def _once(self, ask: Callable[[], T], what: str) -> T:
         """Ask once, with no retry hidden in the client, and say in our words what went wrong."""

@@ -53,6 +53,8 @@ _PAGE_ROWS = 10_000
 _PAGES_MAX = 10_000
 _WHOLE_ROWS = 500_000
 _GRAPHQL_INT_MAX = 2**31 - 1
+# The client's own word for an empty answer, and the service's with a 404; of an entity it would be a mistake of ours.
+_NOT_THERE = re.compile(r"could not find (run|project)|\b(run|project)\b.* not found", re.IGNORECASE)
 _TIMEOUT_S = 10
 _END_S = 30.0
 _CANCEL_S = 5.0
@@ -174,7 +176,7 @@ class WandbRemote:
                 else:
                     self._runs[target] = self._api.run(f"{target.entity}/{target.project}/{target.remote_id}")
             except (self._wandb.errors.CommError, ValueError) as error:
-                if "could not find run" not in str(error).lower():
+                if not _NOT_THERE.search(str(error)):
                     raise
                 self._runs.pop(target, None)
                 self._api.flush()  # else it finds the run again, in a cache of its own
@@ -465,22 +467,20 @@ class WandbShipment:
         return f"wandb: the uploader is {upload.stuck}" if upload.stuck else None
 
     def trying_again(self) -> str | None:
-        cause = self._cause(again=True)
+        cause = self._cause()
         return f"the uploader tries again{cause}" if cause else None
 
-    def _cause(self, again: bool = False) -> str:
-        """
-        The last request that failed for good, from wandb-core's log: what it shows to users often leaves that out.
-
-        Args:
-            again: of those that it tried again, instead.
-        """
-        cause = ""
+    def _cause(self) -> str:
+        """The last request that failed, from wandb-core's log: what it shows to users often leaves that out."""
+        final = passing = ""
         for path in (log for folder in self._folders for log in folder.glob("*/wandb/logs/debug-sync.*.log")):
             for line in path.read_text(errors="replace").splitlines():
-                if (found := _HTTP_ERROR.search(line)) is not None and bool(found["again"]) is again:
-                    cause = f" (HTTP {found['status']})"
-        return cause
+                found = _HTTP_ERROR.search(line)
+                if found is not None and found["again"]:
+                    passing = f" (HTTP {found['status']})"
+                elif found is not None:
+                    final = f" (HTTP {found['status']})"
+        return final or passing
 
     def finish(self, facts: Facts) -> None:
         if facts.state not in ("finished", "failed"):
