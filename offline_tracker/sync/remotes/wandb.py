@@ -320,7 +320,8 @@ class Uploader:
             cwd=folder,
             env=_environment(folder),
         )
-        threading.Thread(target=self._listen, name="wandb uploader", daemon=True).start()
+        self._listener = threading.Thread(target=self._listen, name="wandb uploader", daemon=True)
+        self._listener.start()
 
     def lives(self) -> bool:
         return self._process.poll() is None
@@ -370,6 +371,12 @@ class Uploader:
         self._process.kill()
         self._process.wait()
         _end_uploader(str(self.folder))
+        if self._listener is not threading.current_thread():
+            self._listener.join(_CANCEL_S)
+        for pipe in (self._process.stdin, self._process.stdout, self._said):
+            if pipe is not None and not self._listener.is_alive():
+                with contextlib.suppress(OSError):  # an order that it did not read
+                    pipe.close()
         shutil.rmtree(self.folder, ignore_errors=True)
 
 
