@@ -858,7 +858,7 @@ def test_a_journal_that_went_on_elsewhere_is_read_and_folded_in_from_there(runs:
     with runs.read("a1") as reader:
         assert reader.attempts[1].spill is None
         assert reader.last_seq == 6
-    assert not [*folders["scratch"].iterdir(), *folders["spill"].iterdir()]
+    assert not folders["scratch"].exists() and not folders["spill"].exists()
 
 
 @pytest.fixture
