@@ -153,3 +153,13 @@ def test_a_link_to_a_run_of_somebody_else_needs_adopt(house: House) -> None:
     assert house.sync("wandb", only=["mine"], adopt=True).result["remote_id"] == "other"
     assert house.wandb.runs["other"].config[UUID_KEY] == uuid_of(house.runs, "mine")
     assert sorted(house.wandb.runs) == ["other"]
+
+
+def test_a_run_whose_uuid_was_taken_out_there_gets_it_back_with_adopt(house: House) -> None:
+    made(house.runs)
+    house.sync("swanlab")
+    house.swanlab.runs["a1"].profile["config"].clear()
+    assert "--adopt" in house.sync("swanlab", status=1).reason
+    assert house.sync("swanlab", adopt=True).result["sent"] == 0
+    assert house.swanlab.runs["a1"].config[UUID_KEY] == uuid_of(house.runs, "a1")
+    assert house.sync("swanlab").result["status"] == "nothing new"

@@ -13,6 +13,7 @@ import math
 import os
 import platform
 import time
+from collections import defaultdict
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, field
 from importlib import metadata
@@ -312,10 +313,11 @@ def _compare(one: Verification, reader: RunReader, remote: Remote, target: Targe
 
     one.notes += _unable(remote, rows())
     ends = found.mark.last_steps or {}
+    metrics: defaultdict[str, Metric] = defaultdict(Metric)
     for step, row, there, again in pairs(rows, remote.points(target, found), remote.shown):
         here = row.values if row is not None else {}
         for name, value in here.items():
-            metric = one.metrics.setdefault(name, Metric())
+            metric = metrics[name]
             # Above the newest step of its metric even a point that may be hidden is surely not there.
             unseen = remote.hides_nan and value != value and name not in there and step <= ends.get(name, -1)
             metric.local.add(step, value, unseen)
@@ -326,13 +328,14 @@ def _compare(one: Verification, reader: RunReader, remote: Remote, target: Targe
             elif not same(value, there[name]):
                 metric.different.add(step)
         for name, value in there.items():
-            metric = one.metrics.setdefault(name, Metric())
+            metric = metrics[name]
             metric.remote.add(step, value)
             if again:
                 metric.twice.add(step)
             elif name not in here:
                 metric.extra.add(step)
-    unseen = sum(metric.unseen for metric in one.metrics.values())
+    one.metrics = dict(metrics)
+    unseen = sum(metric.unseen for metric in metrics.values())
     if unseen:
         one.notes.append(f"{unseen} points that are NaN can't be seen: {remote.name} leaves them out when read back")
 

@@ -18,7 +18,7 @@ import re
 import tempfile
 import time
 from collections.abc import Callable, Iterator, Mapping, Sequence
-from functools import partial
+from functools import lru_cache, partial
 from types import SimpleNamespace
 from typing import IO, Any, TypeVar
 
@@ -424,6 +424,7 @@ class SwanlabShipment:
         pass
 
 
+@lru_cache(maxsize=10_000)
 def key_of(name: str) -> str | None:
     """Return what SwanLab calls a metric of ours, or None if it takes no such name: nested names get slashes."""
     key = "/".join(name.split(SEPARATOR)).strip(" \t\n\r./")[:_KEY_MAX].rstrip(" ./")

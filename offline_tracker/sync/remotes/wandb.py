@@ -537,7 +537,7 @@ def _flat(values: Mapping[str, Any], reserved: frozenset[str] = _RESERVED) -> di
             inner = {name: float(text) if text in ("NaN", "Infinity", "-Infinity") else text}
         for key, item in inner.items():
             # "a.b" and a "b" in an "a" can't be told apart, so the choice must not depend on which comes first.
-            out[key] = max(item, out.get(key, item), key=repr)
+            out[key] = max(item, out[key], key=repr) if key in out else item
     return out
 
 
