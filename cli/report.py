@@ -221,12 +221,13 @@ def page(runs: Sequence[Mapping[str, Any]], columns: Columns) -> str:
     Return the page.
 
     Its policy lets nothing in but the two scripts and the style that are in it, by their hashes. What comes from runs is in
-    blocks that are no scripts, and ``page.js`` puts it into the page as text.
+    blocks that are no scripts, and the script puts it into the page as text.
     """
     vendor = _HERE / "vendor" / "uplot"
     licence = "".join(f" * {line}\n" for line in (vendor / "LICENSE").read_text("utf-8").splitlines())
     uplot = f"/*\n{licence} */\n{(vendor / 'uPlot.iife.min.js').read_text('utf-8')}"
-    script = (_HERE / "page" / "page.js").read_text("utf-8")
+    parts = "".join((_HERE / "page" / f"{name}.js").read_text("utf-8") for name in ("data", "chart", "page"))
+    script = f'(() => {{\n"use strict";\n{parts}}})();'
     style = (vendor / "uPlot.min.css").read_text("utf-8") + (_HERE / "page" / "page.css").read_text("utf-8")
     policy = (
         f"default-src 'none'; script-src {_hash(uplot)} {_hash(script)}; style-src {_hash(style)}; img-src data:;"
