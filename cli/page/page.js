@@ -200,10 +200,12 @@ function table(name, heads, rows, extra) {
     el("div", { class: "scroll", tabindex: "0", role: "region", "aria-label": name }, el("table", {}, el("thead", {}, head), el("tbody", {}, rows)))));
 }
 
-// A table of what runs have several of, the run in front where there is more than one.
+// A table of what runs have several of, the run in front where there is more than one; columns without anything are left out.
 function listed(name, heads, things, cells) {
-  const row = (run, thing) => el("tr", {}, many ? el("th", { scope: "row", "data-run": run.index }, title(run)) : null, cells(thing, run));
-  table(name, many ? ["run", ...heads] : heads, runs.flatMap((run) => things(run).map((thing) => row(run, thing))));
+  const lines = runs.flatMap((run) => things(run).map((thing) => [run, cells(thing)]));
+  const used = heads.map((_, place) => lines.some(([, line]) => line[place].textContent));
+  const row = ([run, line]) => el("tr", {}, many && el("th", { scope: "row", "data-run": run.index }, title(run)), line.filter((_, place) => used[place]));
+  table(name, [...(many ? ["run"] : []), ...heads.filter((_, place) => used[place])], lines.map(row));
 }
 
 function tables() {
@@ -306,10 +308,14 @@ function ahead(rest) {
 
 function print() {
   const before = state.theme;
-  state.theme = "light";
-  paintAll();
-  for (const chart of charts) if (chart.loaded && !chart.figure.hidden) chart.draw();
-  addEventListener("afterprint", () => ((state.theme = before), paintAll()), { once: true });
+  const turn = (paper) => {
+    state.theme = paper ? "light" : before;
+    document.documentElement.classList.toggle("paper", paper);
+    paintAll();
+    for (const chart of charts) if (chart.loaded && !chart.figure.hidden) chart.draw(), chart.resize();
+  };
+  turn(true);
+  addEventListener("afterprint", () => turn(false), { once: true });
 }
 
 begin();
