@@ -77,12 +77,14 @@ class Chart {
     this.loaded = true;
   }
 
-  // Draw anew if anybody can see it, else when somebody can.
+  // Draw anew if anybody can see it, else when somebody can; returns whether it did.
   async refresh() {
     this.stale = true;
-    if (!this.seen || this.figure.hidden) return;
+    if (!this.seen || this.figure.hidden) return false;
     if (!this.loaded) await this.load();
-    if (this.stale) this.draw();
+    if (!this.stale) return false;
+    this.draw();
+    return true;
   }
 
   draw() {
@@ -155,7 +157,7 @@ class Chart {
         y: false,
         points: { show: false },
         drag: { x: true, y: false, setScale: false },
-        bind: { mousedown: (u, target, handler) => (event) => (event.shiftKey || event.button === 1 ? this.pan(event) : handler(event)), dblclick: () => () => look(null) },
+        bind: { mousedown: (u, target, handler) => (event) => (event.shiftKey ? this.pan(event) : handler(event)), dblclick: () => () => look(null) },
       },
       hooks: { draw: [() => this.paint()], setSelect: [() => this.zoom()], setCursor: [() => this.point()] },
     };
@@ -286,7 +288,8 @@ class Chart {
 
   describe() {
     const said = this.visible.map((curve) => `${curve.run.label}: last ${number(curve.last)}, least ${number(curve.min)}, greatest ${number(curve.max)}`);
-    const [low, high] = this.xs.map(of(state.axis));
+    const [first, last] = bounds(this.visible);
+    const [low, high] = this.xs.map((value) => of(state.axis)(Math.max(first, Math.min(last, value))));
     this.plot.setAttribute("aria-label", `${this.name}, ${low} to ${high}. ${said.join(". ")}. Arrow keys read values.`);
   }
 
@@ -301,7 +304,6 @@ class Chart {
   }
 
   pan(event) {
-    event.preventDefault();
     const from = event.clientX;
     const [low, high] = this.xs;
     const scale = (high - low) / this.u.over.clientWidth;
@@ -440,7 +442,7 @@ function apart(indices, curve) {
   });
 }
 
-function extent(curves) {
+function bounds(curves) {
   let [low, high] = [Infinity, -Infinity];
   for (const { run } of curves) {
     const x = run.x[state.axis];
@@ -448,7 +450,11 @@ function extent(curves) {
     low = Math.min(low, x[0]);
     high = Math.max(high, x[x.length - 1]);
   }
-  if (low > high) return [0, 1];
+  return low > high ? [0, 1] : [low, high];
+}
+
+function extent(curves) {
+  const [low, high] = bounds(curves);
   return low === high ? [low - 0.5, high + 0.5] : [low, high];
 }
 
@@ -467,12 +473,8 @@ function refresh() {
   asked = true;
   requestAnimationFrame(() => {
     asked = false;
-    const cost = performance.now();
-    Promise.all(charts.map((chart) => chart.refresh())).then(() => {
-      if (charts.some((chart) => chart.u) && !performance.getEntriesByName("charts").length) performance.mark("charts");
-      document.documentElement.dataset.drawn = Number(document.documentElement.dataset.drawn ?? 0) + 1;
-      document.documentElement.dataset.cost = (performance.now() - cost).toFixed(1);
-    });
+    const start = performance.now();
+    Promise.all(charts.map((chart) => chart.refresh())).then((drawn) => drawn.includes(true) && performance.measure("draw", { start }));
   });
 }
 
