@@ -8,6 +8,7 @@ import hashlib
 import json
 import math
 import re
+import shutil
 import subprocess
 import sys
 from array import array
@@ -28,7 +29,7 @@ from .doubles.server import wait_until
 
 TRACKER = Path(sys.executable).parent / "tracker"
 HOSTILE = "<script>alert(1)</script>"
-ENDINGS = "</script><!--<script>\u2028\u2029\x1b[31m\u202e&amp;\""
+ENDINGS = '</script><!--<script>\u2028\u2029\x1b[31m\u202e&amp;"'
 
 
 @pytest.fixture
@@ -69,6 +70,7 @@ class Page(HTMLParser):
         super().__init__(convert_charrefs=True)
         self.blocks: dict[str, str] = {}
         self.inline: list[str] = []
+        self.tags: list[str] = []
         self.attributes: list[tuple[str, str, str]] = []
         self.policy = ""
         self._into: str | None = None
@@ -78,6 +80,7 @@ class Page(HTMLParser):
         self.document = json.loads(self.blocks["report"])
 
     def handle_starttag(self, tag: str, attrs: list[tuple[str, str | None]]) -> None:
+        self.tags.append(tag)
         given = {name: value or "" for name, value in attrs}
         self.attributes += [(tag, name, value) for name, value in given.items()]
         if given.get("http-equiv") == "Content-Security-Policy":
@@ -138,15 +141,18 @@ def test_the_page_holds_the_curves_as_they_are(runs: Runs, report: Callable[...,
 
 
 def test_what_comes_from_a_run_can_end_no_block_of_the_page(runs: Runs, report: Callable[..., Path]) -> None:
+    record(runs, "a1", {"a": 1.0, "b": "c"}, name="n", project="p", tags=["t"], config={"d": 1})
+    harmless = Page(report())
+    shutil.rmtree(runs.path)
     config = {HOSTILE: ENDINGS, "deep": {"on": [ENDINGS]}}
     record(runs, "a1", {HOSTILE: 1.0, ENDINGS: ENDINGS}, name=HOSTILE, project=ENDINGS, tags=[ENDINGS], config=config)
     path = report()
     page = Page(path)
-    assert {tag for tag, _, _ in page.attributes} <= set(
-        "html meta link a h1 p form div aside section script main header noscript style title".split()
-    )
+    assert page.tags == harmless.tags
     assert not [name for _, name, _ in page.attributes if name.startswith("on") or name in ("style", "src")]
-    assert [value for _, name, value in page.attributes if name == "href" and not value.startswith(("#", "data:"))] == []
+    assert [
+        value for _, name, value in page.attributes if name == "href" and not value.startswith(("#", "data:"))
+    ] == []
     [title, style, uplot, script] = page.inline
     assert title == HOSTILE
     hashes = [base64.b64encode(hashlib.sha256(text.encode()).digest()).decode() for text in (uplot, script, style)]
@@ -200,7 +206,7 @@ def ink(browser: Any, number: int = 0) -> int:
             const { data } = copy.getImageData(0, 0, canvas.width, canvas.height);
             let count = 0;
             for (let at = 0; at < data.length; at += 4)
-              if (data[at + 3] > 200 && Math.max(...data.slice(at, at + 3)) - Math.min(...data.slice(at, at + 3)) > 60) count++;
+              if (data[at + 3] > 200 && Math.abs(data[at] - data[at + 2]) > 60) count++;
             return count;""",
             number,
         )
@@ -247,7 +253,7 @@ def test_a_browser_draws_zooms_and_toggles_and_asks_the_network_for_nothing(
     ActionChains(browser).double_click(over).perform()
     described(browser, "step 0 to step 400")
 
-    first, second = browser.find_elements(By.CSS_SELECTOR, ".legend button")
+    second = browser.find_elements(By.CSS_SELECTOR, ".legend button")[1]
     second.click()
     assert second.get_attribute("aria-pressed") == "false"
     wait_until(lambda: "slope 2" not in str(plot(browser).get_attribute("aria-label")))
@@ -295,7 +301,11 @@ def test_a_browser_shows_hostile_names_as_text_and_runs_nothing_of_them(
     described(browser, f"{HOSTILE}, step 0 to step 0")
     assert browser.title == HOSTILE
     assert browser.find_element(By.TAG_NAME, "h1").text == HOSTILE
-    assert [item.text for item in browser.find_elements(By.CSS_SELECTOR, "figcaption h3")] == [HOSTILE, "__proto__", "7"]
+    assert [item.text for item in browser.find_elements(By.CSS_SELECTOR, "figcaption h3")] == [
+        HOSTILE,
+        "__proto__",
+        "7",
+    ]
     assert "onerror=alert(2)" in browser.find_element(By.CSS_SELECTOR, "section[aria-label=Config]").text
     assert browser.find_elements(By.TAG_NAME, "img") == []
     assert console(browser) == []

@@ -52,8 +52,6 @@ class Chart {
     this.stale = true;
     this.curves = runs.map((run) => run.curves.get(name)).filter(Boolean);
     this.count = el("span", { class: "bad" });
-    const broken = this.curves.reduce((sum, curve) => sum + curve.nonfinite, 0);
-    if (broken) this.count.append(`${whole(broken)} not finite`);
     this.widen = el("button", { type: "button", "aria-pressed": "false", title: "Wide", "aria-label": `${name}: wide`, onclick: () => this.toggleWide() },
       svg(14, 14, ["path", { d: "M5 1H1v4M9 13h4V9M1 1l4.5 4.5M13 13L8.5 8.5", fill: "none", stroke: "currentColor", "stroke-width": "1.4" }]));
     this.plot = el("div", { class: "plot", tabindex: "0", role: "group", onkeydown: (event) => this.key(event), onblur: () => leave() });
@@ -287,6 +285,8 @@ class Chart {
   }
 
   describe() {
+    const broken = this.visible.reduce((sum, curve) => sum + curve.nonfinite, 0);
+    this.count.textContent = broken ? `${whole(broken)} not finite` : "";
     const said = this.visible.map((curve) => `${curve.run.label}: last ${number(curve.last)}, least ${number(curve.min)}, greatest ${number(curve.max)}`);
     const [first, last] = bounds(this.visible);
     const [low, high] = this.xs.map((value) => of(state.axis)(Math.max(first, Math.min(last, value))));

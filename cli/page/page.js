@@ -86,11 +86,10 @@ function controls() {
   });
   const log = el("button", { type: "button", "aria-pressed": "false", onclick: () => log.setAttribute("aria-pressed", (state.log = !state.log)) ?? refresh() }, "Log scale");
   const filter = el("input", { type: "search", placeholder: "Filter charts", "aria-label": "Filter charts", oninput: () => ((state.filter = filter.value.toLowerCase()), sift()) });
-  const look_ = el("button", { type: "button", onclick: () => ((state.theme = theme() === "dark" ? "light" : "dark"), keep(), paintAll()) }, "Dark");
-  look_.id = "theme";
+  const colours = el("button", { type: "button", id: "theme", onclick: () => ((state.theme = theme() === "dark" ? "light" : "dark"), keep(), paintAll()) });
   form.append(
     el("span", { class: "group", role: "radiogroup", "aria-label": "Horizontal axis", onkeydown: turn }, axes),
-    el("label", {}, "Smoothing", slider, weight), log, reset, names.length > 4 ? filter : "", look_);
+    el("label", {}, "Smoothing", slider, weight), log, reset, names.length > 4 ? filter : "", colours);
 }
 
 function keep() {
@@ -109,7 +108,9 @@ function sift() {
 
 function paintAll() {
   document.documentElement.dataset.theme = theme();
-  document.getElementById("theme").textContent = theme() === "dark" ? "Light" : "Dark";
+  const other = theme() === "dark" ? "Light" : "Dark";
+  document.getElementById("theme").textContent = other;
+  document.getElementById("theme").title = `${other} colours`;
   for (const image of document.querySelectorAll("svg.swatch")) {
     const run = runs[image.closest("[data-run]")?.dataset.run];
     if (run) image.firstChild.setAttribute("stroke", run.colour);
