@@ -267,8 +267,8 @@ def _write(out: Path, text: str) -> None:
     target = out.resolve()
     part = target.with_name(f".{target.name}.{os.getpid()}.part")
     try:
-        if target.exists() and not target.is_file():  # a pipe, or /dev/stdout
-            target.write_text(text, "utf-8")
+        if out.exists() and not out.is_file():  # a pipe: nothing to put in its place, and `resolve` knows no name of it
+            out.write_text(text, "utf-8")
             return
         try:
             part.write_text(text, "utf-8")

@@ -16,7 +16,7 @@ function ticks(values, step) {
   const say = (label) => values.map((value) => (value == null ? "" : value === 0 ? "0" : label(value).replaceAll("-", "−")));
   const biggest = Math.max(...values.map((value) => Math.abs(value ?? 0)));
   const power = Math.floor(Math.log10(biggest));
-  if (biggest >= 1e9 || biggest < 1e-3) return say((value) => value.toExponential(Math.max(0, power + digits(step))).replace("e+", "e"));
+  if (biggest >= 1e9 || biggest < 1e-3) return say((value) => value.toExponential(digits(step / 10 ** power)).replace("e+", "e"));
   for (const [size, from, unit] of [[1e6, 1e6, "M"], [1e3, 1e4, "k"]])
     if (biggest >= from && digits(step / size) <= 2) return say((value) => `${(value / size).toFixed(digits(step / size))}${unit}`);
   return say((value) => value.toLocaleString("en-US", { minimumFractionDigits: digits(step), maximumFractionDigits: digits(step) }));
@@ -208,7 +208,8 @@ class Chart {
   }
 
   trace(ctx, x, y, indices, left, top, ratio) {
-    const few = indices.length <= 40;
+    const drawn = indices.filter((index) => index >= 0);
+    const few = left(x[drawn.at(-1)]) - left(x[drawn[0]]) > 10 * ratio * drawn.length; // room to see each point
     let pen = 0; // how many points the stroke has so far
     let [lastX, lastY] = [0, 0];
     const dot = () => {

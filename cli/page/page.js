@@ -250,7 +250,7 @@ function compared(name, pairs) {
     const usual = line.reduce((best, value) => (count(value) > count(best) ? value : best));
     const differs = count(line[0]) < line.length;
     return el("tr", { class: differs ? "differs" : "same" }, el("th", { scope: "row" }, key, differs ? el("span", { class: "unseen" }, " (differs)") : null),
-      line.map((value) => el("td", { class: value === usual ? "usual" : null }, value ?? "–")));
+      line.map((value) => el("td", { class: value === usual ? "usual" : null }, value?.length > 60 ? el("div", { class: "long" }, value) : value ?? "–")));
   });
   const same = rows.filter((row) => row.className === "same");
   let extra = null;
@@ -271,7 +271,7 @@ function compared(name, pairs) {
 function begin() {
   const grid = document.getElementById("charts");
   const points = runs.flatMap((run) => run.metrics).reduce((sum, metric) => sum + metric.count, 0);
-  const said = [many && plural(runs.length, "run"), plural(points, "point"), `written ${clock(report.written_at).slice(0, 16)}`];
+  const said = [many && report.title !== plural(runs.length, "run") && plural(runs.length, "run"), plural(points, "point"), `written ${clock(report.written_at).slice(0, 16)}`];
   document.getElementById("title").textContent = report.title;
   document.getElementById("subtitle").textContent = said.filter(Boolean).join(" · ");
   controls();
