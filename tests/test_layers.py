@@ -153,6 +153,13 @@ def test_the_list_of_packages_is_the_folders_that_are_there() -> None:
     assert sorted(listed) == sorted(there)
 
 
+def test_files_that_are_no_sources_are_in_the_wheel_too() -> None:
+    patterns = tomllib.loads((ROOT / "pyproject.toml").read_text())["tool"]["setuptools"]["package-data"]
+    for package, folder in PACKAGES.items():
+        data = {path for path in folder.rglob("*") if path.is_file() and path.suffix not in (".py", ".pyc")}
+        assert {path for pattern in patterns[package] for path in folder.glob(pattern)} == data
+
+
 def test_every_folder_with_sources_is_a_package() -> None:
     assert {path.parent for path in SOURCES.values()} == {
         path.parent for path in SOURCES.values() if path.name == "__init__.py"
