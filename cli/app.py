@@ -11,7 +11,7 @@ import typer
 import offline_tracker
 from offline_tracker.errors import TrackerError, UsageError
 
-from . import doctor, export, ls, rewind, show, sync, tail
+from . import doctor, export, ls, query, rewind, show, sync, tail
 from .words import warn
 
 app = typer.Typer(
@@ -23,7 +23,7 @@ app = typer.Typer(
     context_settings={"help_option_names": ["-h", "--help"]},
 )
 # Each command is a function in the module of its name; what is slow to import they import when they run.
-for command in (sync.sync, tail.tail, ls.ls, show.show, export.export, rewind.rewind, doctor.doctor):
+for command in (sync.sync, tail.tail, ls.ls, show.show, export.export, query.query, rewind.rewind, doctor.doctor):
     app.command()(command)
 
 

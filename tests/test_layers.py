@@ -33,6 +33,10 @@ ARROWS: dict[str, set[str]] = {
     "journal": {"values", "errors"},
     "segments": {"journal", "host", "errors"},
     "store": {"segments", "journal", "migrations", "values", "host", "errors"},
+    "columns": {"store", "curve", "values", "errors"},
+    "parquet": {"columns", "store", "values", "errors"},
+    "query": {"parquet", "columns", "store", "values", "errors"},
+    "opened": {"columns", "store", "values", "errors"},
     "segment_store": {"store", "segments", "journal", "host", "errors"},
     "writer": {"store", "journal", "device", "values", "host", "errors"},
     "requeue": {"store", "host", "errors"},
@@ -42,7 +46,7 @@ ARROWS: dict[str, set[str]] = {
         *("filesystem", "compat", "errors"),
     },
     "session": {"opening", "run", "errors"},
-    "": {"session", "run", "eta", "compat", "errors"},  # the package itself
+    "": {"session", "run", "opened", "eta", "compat", "errors"},  # the package itself
     "integrations": {"", "session", "run", "errors"},
     "sync": {"sync.engine", "errors"},
     "sync.ledger": {"store", "host", "errors"},
@@ -52,7 +56,7 @@ ARROWS: dict[str, set[str]] = {
 """Of each module of the library, what it may import of ours; a package that is not named here has its parent's arrows."""
 
 CLI_ARROWS = {"", "sync", "sync.engine", "sync.remotes", "sync.ledger", "store", "segment_store", "curve", "values"}
-CLI_ARROWS |= {"eta", "doctor", "probe", "filesystem", "errors"}
+CLI_ARROWS |= {"columns", "parquet", "query", "eta", "doctor", "probe", "filesystem", "errors"}
 """What the command line may use of the library; never what training holds."""
 
 
