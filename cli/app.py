@@ -11,7 +11,7 @@ import typer
 import offline_tracker
 from offline_tracker.errors import TrackerError, UsageError
 
-from . import alerts, doctor, export, links, ls, report, rewind, show, sync, tail, verify
+from . import alerts, doctor, export, links, ls, query, report, rewind, show, sync, tail, verify
 from .words import warn
 
 app = typer.Typer(
@@ -32,6 +32,7 @@ COMMANDS = (
     alerts.alerts,
     show.show,
     export.export,
+    query.query,
     report.report,
     rewind.rewind,
     doctor.doctor,

@@ -5,10 +5,11 @@ from __future__ import annotations
 import json
 import os
 import sqlite3
+import sys
 from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
 from pathlib import Path
-from typing import TYPE_CHECKING, Annotated, NamedTuple
+from typing import TYPE_CHECKING, Annotated, BinaryIO, NamedTuple
 
 import typer
 
@@ -131,3 +132,33 @@ def links_in(runs: Path) -> dict[str, list[Link]]:
     except StoreError as error:
         warn(error)
         return {}
+
+
+@contextmanager
+def output(out: Path | None) -> Iterator[BinaryIO]:
+    """
+    Open the file to write, which appears whole or not at all; None and ``-`` are stdout.
+
+    Raises:
+        TrackerError: it can't be written.
+    """
+    if out is None or str(out) == "-":
+        yield sys.stdout.buffer
+        return
+    try:
+        if out.exists() and not out.is_file():  # a pipe, or /dev/null: nothing to put in its place, or to resolve
+            with out.open("wb") as file:
+                yield file
+            return
+        target = out.resolve()
+        part = target.with_name(f".{target.name}.{os.getpid()}.part")
+        try:
+            with part.open("wb") as file:
+                yield file
+            part.replace(target)
+        finally:
+            part.unlink(missing_ok=True)
+    except BrokenPipeError:
+        raise
+    except OSError as error:
+        raise TrackerError(f"can't write {out}: {error.strerror or error}") from error

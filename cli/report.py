@@ -7,7 +7,6 @@ import hashlib
 import html
 import json
 import math
-import os
 import time
 from array import array
 from bisect import bisect_right
@@ -24,10 +23,10 @@ from offline_tracker.curve import Span
 from offline_tracker.errors import StoreError, TrackerError
 from offline_tracker.store import RunReader
 
-from .columns import Columns
-from .common import RunOptions, RunsArgument, chosen, links_in, reading, runs_folder
+from .common import RunOptions, RunsArgument, chosen, links_in, output, reading, runs_folder
 from .glance import gap_json, loss_of, lr_of
 from .ls import link_json
+from .packing import Columns
 from .words import clean, distinct, plain, plural, to_json, warn
 
 _HERE = Path(__file__).parent
@@ -66,7 +65,8 @@ def report(
     if not found:
         raise typer.Exit(1)
     text = page(found, columns)
-    _write(out, text)
+    with output(out) as file:
+        file.write(text.encode())
     size = f"{len(text) / 1e6:.1f} MB" if len(text) >= 1e5 else f"{len(text) / 1e3:.0f} kB"
     print(f"{clean(out)}: {plural(len(found), 'run')}, {points:,} points, {size}")
     if len(found) < len(picked):
@@ -260,20 +260,3 @@ def _json_block(document: Any) -> str:
 
 def _hash(text: str) -> str:
     return f"'sha256-{base64.b64encode(hashlib.sha256(text.encode()).digest()).decode()}'"
-
-
-def _write(out: Path, text: str) -> None:
-    """Write the page, which appears whole or not at all."""
-    target = out.resolve()
-    part = target.with_name(f".{target.name}.{os.getpid()}.part")
-    try:
-        if out.exists() and not out.is_file():  # a pipe: nothing to put in its place, and `resolve` knows no name of it
-            out.write_text(text, "utf-8")
-            return
-        try:
-            part.write_text(text, "utf-8")
-            part.replace(target)
-        finally:
-            part.unlink(missing_ok=True)
-    except OSError as error:
-        raise TrackerError(f"can't write {out}: {error.strerror}") from error

@@ -8,11 +8,12 @@ import math
 import re
 import sys
 import time
-from collections.abc import Collection, Mapping
+from collections.abc import Mapping
 from decimal import Decimal
 from typing import TYPE_CHECKING, Any
 
-from offline_tracker.values import SEPARATOR
+from offline_tracker.columns import distinct as distinct
+from offline_tracker.columns import shown as shown
 
 if TYPE_CHECKING:
     from rich.console import Console, RenderableType
@@ -27,20 +28,6 @@ def clean(text: object) -> str:
     return "".join(
         character if character.isprintable() else character.encode("unicode_escape").decode() for character in str(text)
     )
-
-
-def shown(metric: str) -> str:
-    """Return a metric's name as users know it: nested names joined by a dot."""
-    return metric.replace(SEPARATOR, ".")
-
-
-def distinct(metrics: Collection[str]) -> dict[str, str]:
-    """Return each metric as `shown`, but one that is nested into a name which another has is joined by slashes."""
-    names = {metric: shown(metric) for metric in metrics}
-    return {
-        metric: metric.replace(SEPARATOR, "/") if names[metric] != metric and names[metric] in names else name
-        for metric, name in names.items()
-    }
 
 
 def number(value: Any, digits: int = 5) -> str:

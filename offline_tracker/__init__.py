@@ -38,6 +38,7 @@ from .errors import (
     UsageError,
 )
 from .eta import Eta
+from .opened import open_runs
 from .run import Config, NullRun, Run, Summary
 from .session import (
     alert,
@@ -105,6 +106,7 @@ __all__ = [
     "log",
     "log_artifact",
     "login",
+    "open_runs",
     "plot",
     "plot_table",
     "require",

@@ -35,7 +35,7 @@ from .host import Holder
 from .journal import CLOSES as CLOSES
 from .journal import EXPLICIT, Record
 from .segments import MARK, Segments, Stamp, fsync, is_marked
-from .values import NAN, TEXT, Scalar, clean_text, decode, encode, to_json
+from .values import BIG_INT, BOOL, NAN, TEXT, Scalar, clean_text, decode, encode, to_json
 
 logger = logging.getLogger("offline_tracker")
 
@@ -55,6 +55,7 @@ _STATEMENTS = 48
 _ALIKE = 8
 """So many calls with the same metrics are worth a statement of their own."""
 _CALLS_A_READ = 5_000
+_POINTS_A_READ = 50_000
 _NO_CAP = 2**63 - 1
 _POINTS = "CROSS JOIN point p ON p.seq = c.seq"
 _META = {"name": "name", "project": "project", "entity": "entity", "group": "run_group", "job_type": "job_type"}
@@ -1231,9 +1232,26 @@ class RunReader:
 
         Reads some thousand at a time and lets go of the file in between.
         """
+        names: dict[int, str] = {}
+        for found, points in self.chunks(spans, above, upto):
+            calls = {seq: Call(seq, step, at, flags, {}) for seq, step, at, flags in found}
+            for seq, metric, value, kind in points:
+                if (call := calls.get(seq)) is not None:
+                    if metric not in names:  # also one that came since the last chunk
+                        names = self.names()
+                    call.values[names[metric]] = value if kind is None else decode(value, kind)
+            yield from calls.values()
+
+    def chunks(
+        self, spans: Spans, above: int | None = None, upto: int | None = None
+    ) -> Iterator[tuple[list[tuple[int, int, float, int]], list[tuple[int, int, Any, int | None]]]]:
+        """
+        Yield what `calls` yields as it is stored, some thousand calls at a time: calls (seq, step, time, flags), and
+        points (seq, metric's number, value, kind; see `values.decode`), both in order; points of other calls are among them.
+        """
         low = -(2**63) if above is None else above
         high = _upto(upto)
-        names = self._names()
+        size = min(_CALLS_A_READ, _POINTS_A_READ // max(1, len(self.names())) + 1)
         for first, last, cap in spans:
             top = high if cap is None else min(high, cap)
             where = "seq BETWEEN ? AND ? AND step > ? AND step <= ?"
@@ -1241,24 +1259,43 @@ class RunReader:
             begin, end = self._ask(bounds, (first, last, low, top))[0]
             if begin is None:
                 continue
-            for start in range(begin, end + 1, _CALLS_A_READ):
-                stop = min(end, start + _CALLS_A_READ - 1)
+            start = begin
+            while start <= end:
+                stop = min(end, start + size - 1)
                 sql = f"SELECT seq, step, time, flags FROM call WHERE {where} ORDER BY seq"
-                found = self._ask(sql, (start, stop, low, top))
-                calls = {seq: Call(seq, step, at, flags, {}) for seq, step, at, flags in found}
-                sql = "SELECT seq, metric, value, kind FROM point WHERE seq BETWEEN ? AND ?"
-                for seq, metric, value, kind in self._ask(sql, (start, stop)):
-                    if (call := calls.get(seq)) is not None:
-                        call.values[names[metric]] = value if kind is None else decode(value, kind)
-                yield from calls.values()
+                calls = self._ask(sql, (start, stop, low, top))
+                sql = "SELECT seq, metric, value, kind FROM point WHERE seq BETWEEN ? AND ? ORDER BY seq, metric"
+                points = self._ask(sql, (start, stop))
+                yield calls, points
+                start = stop + 1
+                # As many calls as have about so many points: there may be three a call, or thousands.
+                size = min(_CALLS_A_READ, 4 * size, size * _POINTS_A_READ // (len(points) or 1) + 1)
 
-    def _names(self) -> dict[int, str]:
-        return dict(self._ask("SELECT id, name FROM metric"))
+    def names(self) -> dict[int, str]:
+        """Return the names of all metrics by their numbers, which are in the order in which they first came."""
+        return dict(self._ask("SELECT id, name FROM metric ORDER BY id"))
+
+    def kinds(self, spans: Spans) -> dict[str, set[str]]:
+        """
+        Return which kinds of values each metric of the live calls has, in the order in which they first came: "float",
+        "int" (one that a double holds exactly), "long" (another of 64 bits), "big", "bool", "text"; None is none of them.
+        """
+        kind = (
+            f"CASE p.kind WHEN {NAN} THEN 'float' WHEN {BOOL} THEN 'bool' WHEN {BIG_INT} THEN 'big'"
+            f" WHEN {TEXT} THEN 'text' ELSE CASE typeof(p.value) WHEN 'real' THEN 'float' WHEN 'integer' THEN"
+            f" CASE WHEN p.value BETWEEN -{2**53} AND {2**53} THEN 'int' ELSE 'long' END ELSE '' END END"
+        )
+        rows = self._ask(f"SELECT DISTINCT p.metric, {kind} FROM {_live(spans, _POINTS)}")
+        names = self.names()
+        found: dict[str, set[str]] = {}
+        for metric, name in sorted(rows):
+            found.setdefault(names[metric], set()).update([name] if name else [])
+        return found
 
     def metric_names(self, spans: Spans) -> list[str]:
         """Return the metrics that the live calls hold, in the order in which they first came."""
         sql = f"SELECT DISTINCT p.metric FROM {_live(spans, _POINTS)}"
-        names = self._names()
+        names = self.names()
         return [names[number] for (number,) in sorted(self._ask(sql))]
 
     def definitions(self) -> dict[str, dict[str, Any]]:
@@ -1290,7 +1327,7 @@ class RunReader:
 
     def last_steps(self, spans: Spans, upto: int | None = None) -> dict[str, int]:
         """Return the newest step of each metric that is a number there, up to step *upto*."""
-        names = self._names()
+        names = self.names()
         sql = f"SELECT p.metric, max(c.step) FROM {_live(spans, _POINTS)} AND c.step <= ?"
         sql += f" AND (p.kind = {NAN} OR (p.value IS NOT NULL AND p.kind IS NOT {TEXT})) GROUP BY p.metric"
         return {names[metric]: step for metric, step in self._ask(sql, (_upto(upto),))}
@@ -1305,7 +1342,7 @@ class RunReader:
 
     def last_values(self, spans: Spans, upto: int | None = None) -> dict[str, tuple[int, Scalar]]:
         """Return step and value of each metric's newest point on the curve, up to step *upto*."""
-        names = self._names()
+        names = self.names()
         # SQLite takes the bare columns from the row that has the maximum.
         sql = "SELECT p.metric, c.step, p.value, p.kind, max(c.seq)"
         sql += f" FROM {_live(spans, _POINTS)} AND c.step <= ? GROUP BY p.metric"

@@ -212,7 +212,7 @@ def test_a_file_is_replaced_whole_or_not_at_all(runs: Runs, tracker: Callable[..
 
 def test_a_format_that_is_not_there_is_a_usage_error(runs: Runs, tracker: Callable[..., str]) -> None:
     record(runs, "a1", *losses(1))
-    assert tracker("export", "--format", "parquet", status=2) == "tracker: no format 'parquet'; use csv or jsonl\n"
+    assert tracker("export", "--format", "xml", status=2) == "tracker: no format 'xml'; use csv, jsonl or parquet\n"
 
 
 def test_rewind_puts_the_resumed_rows_where_they_belong(runs: Runs, tracker: Callable[..., str]) -> None:

@@ -35,6 +35,10 @@ ARROWS: dict[str, set[str]] = {
     "journal": {"values", "errors"},
     "segments": {"journal", "host", "errors"},
     "store": {"segments", "journal", "migrations", "values", "host", "errors"},
+    "columns": {"store", "curve", "values", "errors"},
+    "parquet": {"columns", "store", "values", "errors"},
+    "query": {"parquet", "columns", "store", "values", "errors"},
+    "opened": {"columns", "store", "values", "errors"},
     "segment_store": {"store", "segments", "journal", "host", "errors"},
     "writer": {"store", "journal", "device", "values", "host", "errors"},
     "requeue": {"store", "host", "errors"},
@@ -44,7 +48,7 @@ ARROWS: dict[str, set[str]] = {
         *("filesystem", "compat", "sampling", "errors"),
     },
     "session": {"opening", "run", "errors"},
-    "": {"session", "run", "eta", "compat", "errors"},  # the package itself
+    "": {"session", "run", "opened", "eta", "compat", "errors"},  # the package itself
     "integrations": {"", "session", "run", "errors"},
     "sync": {"sync.engine", "sync.verify", "errors"},
     "sync.migrations": {"errors"},
@@ -58,7 +62,8 @@ ARROWS: dict[str, set[str]] = {
 """Of each module of the library, what it may import of ours; a package that is not named here has its parent's arrows."""
 
 CLI_ARROWS = {"", "sync", "sync.engine", "sync.remotes", "sync.ledger", "sync.verify", "sync.links", "store"}
-CLI_ARROWS |= {"segment_store", "alerts", "curve", "values", "eta", "doctor", "probe", "filesystem", "errors"}
+CLI_ARROWS |= {"segment_store", "columns", "parquet", "query", "alerts", "curve", "values", "eta", "doctor", "probe"}
+CLI_ARROWS |= {"filesystem", "errors"}
 """What the command line may use of the library; never what training holds."""
 
 
