@@ -340,7 +340,7 @@ def _layout(board: Dashboard, count: int, width: int, height: int | None) -> tup
         return columns, rows(columns)
 
     def badness(columns: int) -> tuple[int, float]:
-        high = _FRAME_CHART if height is None else height / rows(columns)
+        high = _FRAME_CHART if height is None else max(1, height) / rows(columns)
         return -(-count // (columns * rows(columns))), abs(math.log(width / columns / high / _SHAPE))
 
     fitting = max(1, min(_WIDEST, count, (width + 2) // (_CHART_WIDTH + 2)))

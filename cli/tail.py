@@ -175,7 +175,8 @@ def _live(console: Console, pick: Pick, board: Dashboard, limit_s: float | None,
             while not board.done:
                 now = time.monotonic()
                 if now >= look_at and not board.paused:
-                    board.runs = pick()
+                    with contextlib.suppress(OSError):  # a server that is away comes back
+                        board.runs = pick()
                     look.synced = _synced(board.runs)
                     look_at = now + _LOOK_S
                 if now >= refresh_at and not board.paused:

@@ -490,7 +490,7 @@ def test_tail_once_draws_a_frame(runs: Runs, tracker: Callable[..., str]) -> Non
     assert "finished, last write " in said
     assert "step 7\nloss 1   lr 0.125" in said
     assert "best 1 at 7" in said
-    assert "8┤⢄" in said
+    assert "      8┤" in said
     assert "val.acc" in said
     assert "val.acc" not in tracker("tail", "--once", "--metric", "l*")
     assert [row["metrics"] for row in exported(tracker("tail", "--once", "--json", "--metric", "*.acc"))] == [
