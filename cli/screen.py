@@ -6,7 +6,8 @@ import math
 import time
 from collections.abc import Mapping, Sequence
 from itertools import groupby
-from typing import Any
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
 
 from rich.text import Text
 
@@ -17,6 +18,9 @@ from .history import Block, Stat
 from .ls import STYLES
 from .watch import Left, View
 from .words import age, clean, duration, moment, number, plural, shown
+
+if TYPE_CHECKING:
+    from offline_tracker.sync.ledger import Link
 
 _CHART_WIDTH, _CHART_HEIGHT = 38, 7
 """The least of a chart."""
@@ -44,12 +48,12 @@ class Look:
         unicode: braille and lines; else ASCII.
         color: else lines are told apart by letters alone, and nothing pale lies behind them.
         limit_s: the time limit that the user named, in seconds from the start of an attempt.
-        synced: run's folder to the words for where it is synced.
+        links: a run's folder to where runs of its id were synced.
     """
 
     def __init__(self, unicode: bool = True, color: bool = True, limit_s: float | None = None) -> None:
         self.unicode, self.color, self.limit_s = unicode, color, limit_s
-        self.synced: dict[Any, str] = {}
+        self.links: Mapping[Path, Sequence[Link]] = {}
 
     @property
     def dot(self) -> str:
@@ -273,7 +277,13 @@ def _value(value: Any, digits: int, style: str = "") -> Text:
 
 
 def _synced(view: View, look: Look) -> Text:
-    return Text(look.synced.get(view.run.folder, ""), "dim")
+    links = look.links.get(view.run.folder, ()) if view.info else ()
+    words = [
+        f"{clean(link.remote)} {'nothing yet' if link.confirmed_step is None else f'to {link.confirmed_step}'}"
+        for link in links
+        if view.info and link.uuid == view.info.uuid
+    ]
+    return Text(f"synced: {', '.join(words)}" if words else "", "dim")
 
 
 def _news(view: View) -> Text:

@@ -133,7 +133,7 @@ def _once(pick: Pick, board: Dashboard, limit_s: float | None, folder: str) -> N
     look = Look(
         (sys.stdout.encoding or "").lower().startswith("utf"), console is not None and not console.no_color, limit_s
     )
-    look.synced = _synced(board.runs)
+    look.links = _links(board.runs)
     width = console.width if console is not None else _FRAME_WIDTH
     for line in frame(board, views, width, None, look, f"no runs in {folder}"):
         put(line, width)
@@ -177,7 +177,7 @@ def _live(console: Console, pick: Pick, board: Dashboard, limit_s: float | None,
                 if now >= look_at and not board.paused:
                     with contextlib.suppress(OSError):  # a server that is away comes back
                         board.runs = pick()
-                    look.synced = _synced(board.runs)
+                    look.links = _links(board.runs)
                     look_at = now + _LOOK_S
                 if now >= refresh_at and not board.paused:
                     for run in board.visible():
@@ -197,22 +197,15 @@ def _live(console: Console, pick: Pick, board: Dashboard, limit_s: float | None,
             view.close()
 
 
-def _synced(runs: Sequence[Chosen]) -> dict[Path, str]:
-    """Where runs are synced, in words; a ledger that can't be read is for ``tracker ls`` to complain about."""
+def _links(runs: Sequence[Chosen]) -> dict[Path, list[Link]]:
+    """Return where runs are synced; a ledger that can't be read is for ``tracker ls`` to complain about."""
     from offline_tracker.sync.engine import links_of
 
-    found: dict[Path, str] = {}
+    found: dict[Path, list[Link]] = {}
     for folder in {run.runs.path for run in runs}:
         with contextlib.suppress(StoreError):
-            links = links_of(folder)
-            for run in runs:
-                if run.runs.path == folder and links.get(run.id):
-                    found[run.folder] = "synced: " + ", ".join(map(_synced_to, links[run.id]))
+            found |= {folder / run_id: links for run_id, links in links_of(folder).items()}
     return found
-
-
-def _synced_to(link: Link) -> str:
-    return f"{clean(link.remote)} {'nothing yet' if link.confirmed_step is None else f'to {link.confirmed_step}'}"
 
 
 def _newest_first(runs: list[Chosen]) -> list[Chosen]:

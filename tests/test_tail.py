@@ -33,7 +33,7 @@ from offline_tracker.store import RunInfo, RunReader, Runs, RunStore
 
 from .conftest import Start
 from .doubles.server import wait_until
-from .test_cli import LOGGER, TRACKER, Pane, losses, record, say
+from .test_cli import LOGGER, TRACKER, Pane, link, losses, record, say
 
 SIZES = ((80, 24), (160, 50))
 
@@ -397,6 +397,15 @@ def test_a_frame_fills_every_size_and_no_more(runs: Runs) -> None:
                     lines = frame(board, shown, width, height, Look())
                     assert len(lines) == height
                     assert max(line.cell_len for line in lines) <= width
+
+
+def test_where_a_run_is_synced_is_told(runs: Runs, tracker_once: Callable[..., str]) -> None:
+    record(runs, "a1", *losses(5))
+    link(runs, "a1", confirmed_step=3)
+    assert "synced: swanlab to 3" in tracker_once()
+    shutil.rmtree(runs.folder("a1"))
+    record(runs, "a1", *losses(5))  # another one of the same id
+    assert "synced" not in tracker_once()
 
 
 # The keys.
