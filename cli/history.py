@@ -52,14 +52,14 @@ class Stat(NamedTuple):
 def stat(values: Sequence[Any]) -> Stat | None:
     """Return what is to know of the numbers among *values*, None if there is none."""
     try:
-        total = sum(values)
+        total = float(sum(values))
     except (TypeError, OverflowError):  # text, None, or an int beyond all floats
         values = [number for value in values if (number := _number(value)) is not None]
         if not values:
             return None
-        total = sum(values)
+        total = float(sum(values))
     if math.isfinite(total):
-        return Stat(min(values), max(values), float(total), len(values), values[-1])
+        return Stat(min(values), max(values), total, len(values), values[-1])
     finite = [value for value in values if math.isfinite(value)]
     nan = sum(value != value for value in values)
     up = sum(value == math.inf for value in values)
