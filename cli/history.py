@@ -72,7 +72,7 @@ def _number(value: Any) -> float | None:
     try:
         return float(value) if isinstance(value, int | float) else None
     except OverflowError:
-        return math.copysign(math.inf, value)
+        return math.inf if value > 0 else -math.inf
 
 
 class Block:
