@@ -152,9 +152,7 @@ class History:
         self._rewinds = list(reader.rewinds)
         if fresh:
             # A rewind that is set by hand gives the calls behind it other steps.
-            behind = min(rewind.seq for rewind in fresh)
-            self._drop_behind(behind)
-            self._cuts = {key: cut for key, cut in self._cuts.items() if key[1] <= behind}
+            self._drop_behind(min(rewind.seq for rewind in fresh))
         if self.blocks:
             self._drop_behind(self.blocks[-1].last - _SETTLING)
         stretches = list(self._stretches(reader))

@@ -202,7 +202,7 @@ def same(one: dict[str, Stat], other: dict[str, Stat]) -> bool:
     return rounded[0] == rounded[1]
 
 
-LIFE = st.tuples(st.integers(0, 60), st.integers(0, 25), st.booleans())
+LIFE = st.tuples(st.sampled_from([0, 1, 7, 60, 200]), st.sampled_from([0, 1, 25, 160]), st.booleans())
 """One stretch of a run: rewind so many steps (0: not), log so many calls, in a new attempt."""
 
 
@@ -260,6 +260,18 @@ def test_a_rewind_reads_again_only_what_it_cuts(runs: Runs, written: Written) ->
     assert sum(map(len, unread)) < 4 * history.size + 110  # what it cuts, and the newest calls
     assert sum(block in history.blocks for block in before) > len(before) // 2
     assert len([block for block in history.blocks if not block.live]) > 10
+
+
+def test_a_rewind_that_is_set_by_hand_gives_old_calls_new_steps(runs: Runs, written: Written) -> None:
+    written.attempt(0.0)
+    written.calls(*((step, float(step), {"loss": 1.0}) for step in range(600)))
+    history = History()
+    with runs.read("a1") as reader:
+        caught_up(history, reader)
+    written.store.rewind(300, 199, "by hand")
+    with runs.read("a1") as reader:
+        caught_up(history, reader)
+    assert [block.steps[0] for block in history.live()] == list(range(500))
 
 
 def test_a_long_run_is_shown_before_all_of_it_is_read(runs: Runs, written: Written) -> None:
