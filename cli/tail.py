@@ -203,7 +203,7 @@ def _links(runs: Sequence[Chosen]) -> dict[Path, list[Link]]:
 
     found: dict[Path, list[Link]] = {}
     for folder in {run.runs.path for run in runs}:
-        with contextlib.suppress(StoreError):
+        with contextlib.suppress(StoreError, OSError):
             found |= {folder / run_id: links for run_id, links in links_of(folder).items()}
     return found
 

@@ -204,7 +204,7 @@ class View:
             self._take(self._reader)
             self._watched.taken(self._reader)
             self.error = None
-        except (TrackerError, ValueError) as error:
+        except (TrackerError, OSError, ValueError) as error:
             self._fail(error)
         else:
             self.catch_up(seconds)
@@ -216,7 +216,7 @@ class View:
         try:
             if self.history.read(self._reader, seconds):
                 self.close()
-        except (TrackerError, ValueError) as error:
+        except (TrackerError, OSError, ValueError) as error:
             self._fail(error)
             return
         self.version += 1
