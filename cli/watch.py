@@ -3,24 +3,27 @@
 from __future__ import annotations
 
 import itertools
+import math
 import time
-from collections import deque
-from collections.abc import Callable, Iterable, Iterator, Mapping
-from typing import Any
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
+from itertools import pairwise
+from typing import Any, NamedTuple
 
 from offline_tracker import curve
 from offline_tracker.curve import Row
-from offline_tracker.errors import StoreError
+from offline_tracker.errors import StoreError, TrackerError
 from offline_tracker.store import Attempt, Call, Rewind, RunInfo, RunReader
 
 from .common import Chosen, reading
-from .glance import clip
-from .trace import Trace
+from .glance import clip, time_left
+from .history import History
 
 _SETTLED_S = 2.0
 """How long after a call its row counts as whole, though it is open; and how old a file is whose stamp can be trusted."""
-_CALLS_KEPT = 400
 STALLED_S = 60.0
+_PACE_S = 60.0
+_PACE_BLOCKS = 400
+_WINDOWS = 20
 
 Wanted = Callable[[str], bool]
 """Whether a metric is to be shown."""
@@ -126,38 +129,123 @@ class Stream:
                 yield row
 
 
+class Pace(NamedTuple):
+    """
+    Steps a second.
+
+    Attributes:
+        now: over the last minute or so.
+        mean: over the stretches that *slow* and *fast* are the 10th and 90th percentile of; these are None while there
+            are too few.
+    """
+
+    now: float
+    mean: float
+    slow: float | None
+    fast: float | None
+
+
+class Left(NamedTuple):
+    """
+    The time left, and when it is over (unix seconds).
+
+    Attributes:
+        of: "training", or "epoch" where that is all that is known.
+        low, high: the seconds left at the pace of fast and of slow stretches, None while that is not known.
+    """
+
+    seconds: float
+    of: str
+    end_at: float
+    low: float | None
+    high: float | None
+
+
 class View:
     """
-    What the live view shows of a run.
-
-    Args:
-        calls: look back so many calls for the traces.
+    What the live view knows of a run.
 
     Attributes:
         error: why the run can't be read, or None.
         values: metric to its newest step and value, in the order of the calls.
-        traces: metric to its course, over the calls that were read.
+        best_is: what define_metric said of a metric's summary, "min" or "max".
+        version: another one whenever something changed.
     """
 
-    def __init__(self, run: Chosen, wanted: Wanted, calls: int) -> None:
+    def __init__(self, run: Chosen) -> None:
         self.run = run
-        self._wanted = wanted
-        self._back = calls
         self._watched = Watched(run)
+        self._reader: RunReader | None = None
+        self.history = History()
         self.error: str | None = None
         self.info: RunInfo | None = None
         self.state = ""
-        self.attempt = 0
-        self.last_at = 0.0
-        self._rewinds: list[Rewind] | None = None
-        self._forget()
-
-    def _forget(self) -> None:
-        self._seq: int | None = None
-        self._calls: deque[Call] = deque(maxlen=_CALLS_KEPT)
+        self.attempts: Sequence[Attempt] = ()
+        self.rewinds: Sequence[Rewind] = ()
+        self.alerts: Sequence[tuple[int, float, str, str, str]] = ()
+        self.best_is: dict[str, str] = {}
         self.values: dict[str, tuple[int, Any]] = {}
-        self.traces: dict[str, Trace] = {}
         self.step: int | None = None
+        self.last_at = 0.0
+        self.version = 0
+
+    @property
+    def behind(self) -> bool:
+        """Whether there is something left to `catch_up` with."""
+        return self._reader is not None
+
+    def refresh(self, seconds: float) -> None:
+        """Take in what is new; read for about so long, the rest is for `catch_up`."""
+        if not self._watched.changed():
+            return
+        self.close()
+        try:
+            self._reader = self.run.runs.read(self.run.id)
+            self._take(self._reader)
+            self._watched.taken(self._reader)
+            self.error = None
+        except (TrackerError, OSError, ValueError) as error:
+            self._fail(error)
+        else:
+            self.catch_up(seconds)
+
+    def catch_up(self, seconds: float) -> None:
+        """Go on to read for about so long."""
+        if self._reader is None:
+            return
+        try:
+            if self.history.read(self._reader, seconds):
+                self.close()
+        except (TrackerError, OSError, ValueError) as error:
+            self._fail(error)
+            return
+        self.version += 1
+        self.values = self.history.newest()
+        live = self.history.live()
+        self.step = live[-1].steps[1] if live else None
+        started_at = self.attempts[-1].started_at if self.attempts else 0.0
+        self.last_at = max((block.times[1] for block in self.history.blocks[-8:]), default=0.0)
+        self.last_at = max(self.last_at, started_at)
+
+    def _fail(self, error: Exception) -> None:
+        self.error = str(error)
+        self.version += 1
+        self.close()
+
+    def close(self) -> None:
+        if self._reader is not None:
+            self._reader.close()
+            self._reader = None
+
+    def _take(self, reader: RunReader) -> None:
+        self.history.extend(reader)
+        self.info, self.state = reader.info, reader.state
+        self.attempts, self.rewinds, self.alerts = reader.attempts, reader.rewinds, reader.alerts()
+        self.best_is = {
+            name: str(options.get("summary"))
+            for name, options in reader.definitions().items()
+            if options.get("summary")
+        }
 
     @property
     def stalled_s(self) -> float | None:
@@ -165,45 +253,84 @@ class View:
         seconds = time.time() - self.last_at
         return seconds if self.state == "running" and seconds > STALLED_S else None
 
-    def refresh(self) -> None:
-        """Take in what is new."""
-        if not self._watched.changed():
-            return
+    def seconds_run(self) -> list[float]:
+        """
+        Return for each attempt what, added to a time of its calls, gives the seconds that the run had run by then.
+
+        The clock stands still between attempts, and what a rewind took back did not happen, as `curve.runtime` has it.
+        """
+        last: dict[int, float] = {}
+        for block in self.history.live():
+            last[block.attempt] = block.times[1]
+        offsets, total = [], 0.0
+        for attempt in self.attempts:
+            offsets.append(total - attempt.started_at)
+            total += max(0.0, last.get(attempt.number, 0.0) - attempt.started_at)
+        return offsets
+
+    def pace(self) -> Pace | None:
+        """Return how fast the newest attempt is, None while that is not known."""
+        blocks = [block for block in self.history.live() if block.attempt == len(self.attempts)][-_PACE_BLOCKS:]
+        if not blocks:
+            return None
+        ends = [(blocks[0].times[0], blocks[0].steps[0]), *((block.times[1], block.steps[1]) for block in blocks)]
+        if not _speed(ends[0], ends[-1]):
+            return None
+        since = next((end for end in reversed(ends) if ends[-1][0] - end[0] >= _PACE_S), ends[0])
+        windows = min(_WINDOWS, len(ends) - 1)
+        edges = [ends[index * (len(ends) - 1) // windows] for index in range(windows + 1)]
+        speeds = sorted(speed for pair in pairwise(edges) if (speed := _speed(*pair)))
+        enough = len(speeds) >= _WINDOWS // 2
+        return Pace(
+            _speed(since, ends[-1]),
+            _speed(ends[0], ends[-1]),
+            speeds[len(speeds) // 10] if enough else None,
+            speeds[-1 - len(speeds) // 10] if enough else None,
+        )
+
+    def left(self) -> Left | None:
+        """Return the time left of a run that is running: as the training itself says, else from its pace."""
+        if self.state != "running":
+            return None
+        pace, known = self.pace(), time_left(self.values)
+        total = self.info.total_steps if self.info else None
+        if known is None or known[1] == "epoch":
+            if total and self.step is not None and pace is not None and pace.mean:
+                known = max(0, total - self.step) / pace.mean, "training"
+            if known is None:
+                return None
+        seconds, of = known
+        now = time.time()
+        if not math.isfinite(seconds):
+            return None
+        if self.stalled_s is None:
+            seconds = max(0.0, seconds - max(0.0, now - self.last_at))
+        low = high = None
+        if pace is not None and pace.slow and pace.fast:
+            low, high = seconds * min(1.0, pace.mean / pace.fast), seconds * max(1.0, pace.mean / pace.slow)
+        return Left(seconds, of, now + seconds, low, high)
+
+    def must_end_at(self, limit_s: float | None) -> float | None:
+        """
+        Return when the newest attempt will be ended (unix seconds), None if nothing says so.
+
+        Args:
+            limit_s: seconds from its start on; None: what the scheduler told it.
+        """
+        if not self.attempts or self.state != "running":
+            return None
+        newest = self.attempts[-1]
+        if limit_s is not None:
+            return newest.started_at + limit_s
         try:
-            with reading(self.run) as reader:
-                self._take(reader)
-                self._watched.taken(reader)
-            self.error = None
-        except StoreError as error:
-            self.error = str(error)
+            return float(newest.environment.get("slurm_job_end_time") or 0) or None
+        except (TypeError, ValueError):
+            return None
 
-    def _take(self, reader: RunReader) -> None:
-        if reader.rewinds != self._rewinds:  # what was read may not hold any more
-            self._rewinds = reader.rewinds
-            self._forget()
-        spans = curve.live_spans(reader.rewinds, reader.last_seq)
-        first = max(0, reader.last_seq - self._back) if self._seq is None else self._seq
-        last_at = self.last_at
-        for call in reader.calls(clip(spans, first + 1)):
-            last_at = call.time
-            if not call.values:
-                continue
-            self._calls.append(call)
-            self.step = call.step
-            for name, value in call.values.items():
-                self.values[name] = (call.step, value)
-                if isinstance(value, int | float) and self._wanted(name):
-                    if name not in self.traces:
-                        self.traces[name] = Trace()
-                    self.traces[name].add(value)
-        self._seq = reader.last_seq
-        self.info, self.state, self.attempt = reader.info, reader.state, len(reader.attempts)
-        self.last_at = max(last_at, reader.attempts[-1].started_at if reader.attempts else 0.0)
 
-    def newest_rows(self, count: int) -> list[Row]:
-        """Return the newest rows with a metric that is wanted, the newest last."""
-        rows = only_wanted(curve.rows(self._calls), self._wanted)
-        return list(deque(rows, maxlen=count))
+def _speed(one: tuple[float, int], other: tuple[float, int]) -> float:
+    seconds = other[0] - one[0]
+    return (other[1] - one[1]) / seconds if seconds > 0 else 0.0
 
 
 def only_wanted(rows: Iterable[Row], wanted: Wanted) -> Iterator[Row]:

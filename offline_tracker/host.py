@@ -22,6 +22,8 @@ $OFFLINE_TRACKER_STALE_S says otherwise, see `stale_s`.
 """
 _MIN_STALE_S = 20.0
 _METADATA = re.compile(r"(?P<name>[^-]+?)(-(?P<version>[^-]+)(-py[\d.]+)?)?\.(dist|egg)-info")
+_SLURM = ["SLURM_JOB_ID", "SLURM_JOB_NAME", "SLURM_JOB_PARTITION", "SLURM_NNODES", "SLURM_RESTART_COUNT"]
+_SLURM += ["SLURM_JOB_END_TIME"]  # unix seconds
 
 
 @dataclass(frozen=True)
@@ -144,8 +146,7 @@ def environment(environ: Mapping[str, str] = os.environ) -> dict[str, object]:
         "world_size": environ.get("WORLD_SIZE") or environ.get("SLURM_NTASKS") or "1",
     }
     facts.update(_git(Path.cwd()))
-    slurm = ("SLURM_JOB_ID", "SLURM_JOB_NAME", "SLURM_JOB_PARTITION", "SLURM_NNODES", "SLURM_RESTART_COUNT")
-    facts.update({name.lower(): environ[name] for name in slurm if name in environ})
+    facts.update({name.lower(): environ[name] for name in _SLURM if name in environ})
     return facts
 
 

@@ -21,6 +21,7 @@ import sys
 import tempfile
 import time
 import uuid
+from collections import defaultdict
 from collections.abc import Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from functools import lru_cache
@@ -81,6 +82,20 @@ class Call(NamedTuple):
     @property
     def closes(self) -> bool:
         return bool(self.flags & CLOSES)
+
+
+class Block(NamedTuple):
+    """
+    Neighbouring calls as columns, whether they hold or not.
+
+    Attributes:
+        first, last: step and time (unix seconds) of the first and of the last of them.
+        values: metric to what was logged of it, in order.
+    """
+
+    first: tuple[int, float]
+    last: tuple[int, float]
+    values: dict[str, list[Scalar]]
 
 
 class Rewind(NamedTuple):
@@ -1112,6 +1127,7 @@ class RunReader:
 
     def __init__(self, folder: Path) -> None:
         self.folder = folder
+        self._known: dict[int, str] = {}
         path = folder / "run.db"
         segments = Segments(folder)
         try:
@@ -1291,6 +1307,27 @@ class RunReader:
         for metric, name in sorted(rows):
             found.setdefault(names[metric], set()).update([name] if name else [])
         return found
+
+    def block(self, first: int, last: int) -> Block | None:
+        """Return the calls from seq *first* to *last*, None if there is none; several times faster than `calls`."""
+        sql = "SELECT step, time FROM call WHERE seq BETWEEN ? AND ? ORDER BY seq"
+        ends = [self._ask(f"{sql} {order} LIMIT 1", (first, last)) for order in ("ASC", "DESC")]
+        if not ends[0]:
+            return None
+        columns: dict[int, list[Scalar]] = defaultdict(list)
+        sql = "SELECT metric, value, kind FROM point WHERE seq BETWEEN ? AND ?"
+        for metric, value, kind in self._ask(sql, (first, last)):
+            columns[metric].append(value if kind is None else decode(value, kind))
+        if columns.keys() - self._known.keys():
+            self._known = self.names()
+        values = {self._known[metric]: column for metric, column in columns.items()}
+        return Block(ends[0][0], ends[1][0], values)
+
+    def last_within(self, first: int, last: int, step: int) -> int | None:
+        """Return the newest call from seq *first* to *last* whose step is at most *step*, None if there is none."""
+        sql = "SELECT seq FROM call WHERE seq BETWEEN ? AND ? AND step <= ? ORDER BY seq DESC LIMIT 1"
+        row = next(iter(self._ask(sql, (first, last, step))), None)
+        return row[0] if row else None
 
     def metric_names(self, spans: Spans) -> list[str]:
         """Return the metrics that the live calls hold, in the order in which they first came."""
