@@ -41,7 +41,7 @@ ARROWS: dict[str, set[str]] = {
     "": {"session", "run", "eta", "errors"},  # the package itself
     "integrations": {"", "session", "run", "errors"},
     "sync": {"sync.engine", "sync.watching", "errors"},
-    "sync.watching": {"sync.engine", "sync.remotes", "errors"},
+    "sync.watching": {"sync.engine", "sync.ledger", "sync.remotes", "store", "errors"},
     "sync.migrations": {"errors"},
     "sync.ledger": {"sync.migrations", "store", "host", "errors"},
     "sync.remotes": {"curve", "values", "errors"},

@@ -137,10 +137,20 @@ def sync(
         RunNotFound: one of *only* is not there.
         StoreError: the runs folder or its ledger can't be used.
     """
-    options = Options(project, entity, dry_run, eager, on_conflict, settle_s, confirm_s, jobs, progress)
+    if on_conflict not in ("keep", "new-run"):
+        raise UsageError(f"on_conflict={on_conflict!r}: use keep or new-run")
+    if jobs < 1:
+        raise UsageError(f"jobs={jobs}: use 1 or more")
+    home = Runs(runs)
+    if not home.path.is_dir():
+        raise UsageError(f"no folder {str(home.path)!r}; name the runs folder, or set OFFLINE_TRACKER_DIR")
+    chosen = [home.find(text) for text in only] or home.ids()
     with ExitStack() as stack:
-        engine = stack.enter_context(Engine(runs, options, Pace(max_rps, max_kbps)))
-        pairs = engine.pairs(engine.chosen(only), to)
+        ledger = stack.enter_context(Ledger(home.path))
+        engine = Engine(home, ledger, project, entity, dry_run, eager, on_conflict, settle_s, confirm_s, jobs, progress)
+        stack.callback(engine.close)
+        engine.pace = Pace(max_rps, max_kbps)
+        pairs = engine.pairs(chosen, to)
         results = {}
         for result in stack.enter_context(closing(engine.results(pairs, ask=bool(only)))):
             results[result.run, result.remote] = result
@@ -149,10 +159,12 @@ def sync(
     return [results[pair] for pair in dict.fromkeys(pairs)]
 
 
-@dataclass(frozen=True)
-class Options:
-    """What a sync was asked for; see `sync`."""
+@dataclass
+class Engine:
+    """The state of one `sync`: which remotes are connected, and the options."""
 
+    runs: Runs
+    ledger: Ledger
     project: str | None
     entity: str | None
     dry_run: bool
@@ -162,50 +174,15 @@ class Options:
     confirm_s: float
     jobs: int
     progress: Progress | None
-
-    def __post_init__(self) -> None:
-        if self.on_conflict not in ("keep", "new-run"):
-            raise UsageError(f"on_conflict={self.on_conflict!r}: use keep or new-run")
-        if self.jobs < 1:
-            raise UsageError(f"jobs={self.jobs}: use 1 or more")
-
-
-class Engine:
-    """
-    The state of one sync: its ledger, its remotes and what is known of the runs; a context manager.
-
-    Raises:
-        UsageError: there is no such folder.
-        StoreError: its ledger can't be used.
-    """
-
-    def __init__(self, runs: str | os.PathLike[str], options: Options, pace: Pace) -> None:
-        self.runs = Runs(runs)
-        if not self.runs.path.is_dir():
-            raise UsageError(f"no folder {str(self.runs.path)!r}; name the runs folder, or set OFFLINE_TRACKER_DIR")
-        self.options, self.pace = options, pace
-        self.ledger = Ledger(self.runs.path)
-        self.looked: dict[tuple[str, str], Seen] = {}
-        self._made: dict[str, Remote] = {}
-        self._remotes: dict[str, tuple[Remote, str] | TrackerError] = {}
-        self._turns: dict[str, threading.Lock] = {}
-        self._lock, self._connecting = threading.Lock(), threading.Lock()
-        self._told: dict[str, Mapping[str, Any]] = {}
-        self._leases = ExitStack()
-
-    def __enter__(self) -> Engine:
-        return self
-
-    def __exit__(self, *exc: object) -> None:
-        """End what the remotes have started."""
-        for remote in self._made.values():
-            remote.close()
-        self._leases.close()
-        self.ledger.close()
-
-    def chosen(self, only: Sequence[str]) -> list[str]:
-        """Return the ids of the runs that are meant: all if none is named."""
-        return [self.runs.find(text) for text in only] or self.runs.ids()
+    pace: Pace = field(default_factory=Pace)
+    looked: dict[tuple[str, str], Seen] = field(default_factory=dict)
+    _made: dict[str, Remote] = field(default_factory=dict)
+    _remotes: dict[str, tuple[Remote, str] | TrackerError] = field(default_factory=dict)
+    _turns: dict[str, threading.Lock] = field(default_factory=dict)
+    _lock: threading.Lock = field(default_factory=threading.Lock)
+    _connecting: threading.Lock = field(default_factory=threading.Lock)
+    _children: ExitStack = field(default_factory=ExitStack)
+    _told: dict[str, Mapping[str, Any]] = field(default_factory=dict)
 
     def pairs(self, chosen: Sequence[str], to: Sequence[str]) -> list[tuple[str, str]]:
         """Return which run goes to which remote; UsageError where that is not clear."""
@@ -225,7 +202,7 @@ class Engine:
     def _only_one(self) -> str:
         able = []
         for name in NAMES:
-            remote = self.remote(name)
+            remote = self._remote(name)
             if not isinstance(remote, UsageError):
                 able.append(name)
         if len(able) != 1:
@@ -249,7 +226,7 @@ class Engine:
         for run_id, name in dict.fromkeys(pairs):
             if (run_id, name) not in told:
                 jobs.setdefault(run_id, []).append(name)
-        self.connect(name for names in jobs.values() for name in names)
+        self.connect(itertools.chain(*jobs.values()))
         with self.pool() as pool:
             for future in as_completed([pool.submit(self.sync_to, run_id, names) for run_id, names in jobs.items()]):
                 yield from future.result()
@@ -257,19 +234,15 @@ class Engine:
     def connect(self, names: Iterable[str]) -> None:
         """Connect remotes, those that aren't yet, and remove what dead syncs have left; UsageError as `results`."""
         for name in dict.fromkeys(names):
-            found = self.remote(name)
+            found = self._remote(name)
             if isinstance(found, UsageError):
                 raise found
-        for uuid, children in self.ledger.orphans():
-            self._make(children["remote"]).clean(children)
-            if uuid.startswith(_OWN):
-                with self.ledger.lease(uuid, uuid, Holder.current()):
-                    pass
+        self._clean_orphans()
 
     @contextmanager
     def pool(self) -> Iterator[ThreadPoolExecutor]:
-        """Threads for the runs; whatever ends this early (Ctrl-C) ends them too, and none is left."""
-        pool = ThreadPoolExecutor(self.options.jobs, "sync")
+        """Threads for the runs; what ends this early (Ctrl-C, or whoever listens has enough) ends them too."""
+        pool = ThreadPoolExecutor(self.jobs, "sync")
         try:
             yield pool
         except BaseException:
@@ -277,6 +250,10 @@ class Engine:
             raise
         finally:
             pool.shutdown(cancel_futures=True)
+
+    def sync_to(self, run_id: str, names: Sequence[str]) -> list[SyncResult]:
+        """Replay one run to some remotes, one after the other, for its lease is one; see `sync_run`."""
+        return [self.sync_run(run_id, name) for name in names]
 
     def nothing_new(self, pairs: Sequence[tuple[str, str]]) -> dict[tuple[str, str], SyncResult]:
         """Return the results of those that were confirmed as they still are; no run is opened and no remote asked."""
@@ -293,9 +270,9 @@ class Engine:
             if (result.run, result.remote, result.project, result.remote_id) not in places:
                 continue
             entity, _, project = result.project.partition("/")
-            if (self.options.project or project, self.options.entity or entity) != (project, entity):
+            if (self.project or project, self.entity or entity) != (project, entity):
                 continue
-            if not (result.held_back and self.options.eager) and self.unchanged(before):
+            if not (result.held_back and self.eager) and self.unchanged(before):
                 self.looked[pair] = before
                 told[pair] = result
         return told
@@ -312,12 +289,7 @@ class Engine:
             self._made[name].pace = self.pace
         return self._made[name]
 
-    def forget(self, name: str) -> None:
-        """Connect a remote anew when it is needed next, if it could not be connected."""
-        if isinstance(self._remotes.get(name), RemoteError):
-            self._remotes.pop(name)
-
-    def remote(self, name: str) -> tuple[Remote, str] | TrackerError:
+    def _remote(self, name: str) -> tuple[Remote, str] | TrackerError:
         """Return a connected remote and its default entity, or why there is none; asked for once a sync."""
         with self._connecting:
             if name not in self._remotes:
@@ -328,6 +300,18 @@ class Engine:
                     self._remotes[name] = error
             return self._remotes[name]
 
+    def forget(self, name: str) -> None:
+        """Connect a remote anew when it is needed next, if it could not be connected."""
+        if isinstance(self._remotes.get(name), RemoteError):
+            self._remotes.pop(name)
+
+    def _clean_orphans(self) -> None:
+        for uuid, children in self.ledger.orphans():
+            self._make(children["remote"]).clean(children)
+            if uuid.startswith(_OWN):
+                with self.ledger.lease(uuid, uuid, Holder.current()):
+                    pass
+
     def started(self, uuid: str, remote: str, children: Mapping[str, Any]) -> None:
         """Write down what must be cleaned up if we die: with the run, and for the time between two runs with the sync."""
         told = {"remote": remote, **children}
@@ -335,17 +319,19 @@ class Engine:
         with self._lock:
             if self._told.get(remote) != told:
                 key = f"{_OWN}{secrets.token_hex(8)}"
-                self._leases.enter_context(self.ledger.lease(key, key, Holder.current()))
+                self._children.enter_context(self.ledger.lease(key, key, Holder.current()))
                 self.ledger.children(key, told)
                 self._told[remote] = told
 
-    def sync_to(self, run_id: str, names: Sequence[str]) -> list[SyncResult]:
-        """Replay one run to some remotes, one after the other, for its lease is one; see `sync_run`."""
-        return [self.sync_run(run_id, name) for name in names]
+    def close(self) -> None:
+        """End what the remotes have started."""
+        for remote in self._made.values():
+            remote.close()
+        self._children.close()
 
     def sync_run(self, run_id: str, name: str) -> SyncResult:
         """Replay one run to one remote; what goes wrong is in the result."""
-        connected = self.remote(name)
+        connected = self._remote(name)
         try:
             if isinstance(connected, TrackerError):
                 raise connected
@@ -362,7 +348,7 @@ class Engine:
                 with self.runs.read(run_id) as reader:
                     result = _RunSync(self, reader, remote, default_entity).run()
                     result = replace(result, run=run_id)  # a copy of a run's folder may have another name
-                    if result.ok and not self.options.dry_run:
+                    if result.ok and not self.dry_run:
                         self._remember(reader, remote, before, result)
                     return result
         except TrackerError as error:
@@ -431,13 +417,11 @@ class _RunSync:
                 remote.name,
                 remote.server,
                 info.id,
-                engine.options.project or info.project or DEFAULT_PROJECT,
-                engine.options.entity or info.entity or default_entity,
+                engine.project or info.project or DEFAULT_PROJECT,
+                engine.entity or info.entity or default_entity,
                 info.id,
             )
-        elif (engine.options.project or link.project) != link.project or (
-            engine.options.entity or link.entity
-        ) != link.entity:
+        elif (engine.project or link.project) != link.project or (engine.entity or link.entity) != link.entity:
             self.notes.append(f"is linked to {link.entity}/{link.project} already; --project and --entity count once")
         self.link = link
         self.limit = self._limit()
@@ -454,7 +438,7 @@ class _RunSync:
         ]
         # A failed run may be resumed from one of its checkpoints; without checkpoints there is nothing to resume from.
         ended = reader.state == "finished" or (reader.state == "failed" and not marks)
-        return curve.sendable_step(last, max(marks, default=None), ended, self.engine.options.eager)
+        return curve.sendable_step(last, max(marks, default=None), ended, self.engine.eager)
 
     @property
     def target(self) -> Target:
@@ -467,7 +451,7 @@ class _RunSync:
                 return self._round()
             except (_Interrupted, RemoteRunGone, Diverged) as error:
                 if not isinstance(error, _Interrupted):
-                    if self.engine.options.on_conflict != "new-run" or self.engine.options.dry_run or attempt > 1:
+                    if self.engine.on_conflict != "new-run" or self.engine.dry_run or attempt > 1:
                         raise
                     self._new_remote_run(str(error))
                 elif attempt == _ROUNDS:
@@ -490,7 +474,7 @@ class _RunSync:
         facts = self._facts()
         digest = _digest(facts)
         held_back = self.reader.count_rows(self.curve.spans) - self.curve.count(None, self._reach(found))
-        if self.engine.options.dry_run:
+        if self.engine.dry_run:
             return self._result("would send" if total or found is None else "nothing new", total, held_back, found)
         if found is not None and not total and (self.link.state, self.link.facts) == (facts.state, digest):
             self.ledger.settled(self.link)
@@ -544,7 +528,7 @@ class _RunSync:
             return found
         else:  # the ledger is lost, or the other half of this run was synced elsewhere
             goal, since = self.limit if self.limit is not None else -1, time.time()
-        settle_s = remote.settle_s if self.engine.options.settle_s is None else self.engine.options.settle_s
+        settle_s = remote.settle_s if self.engine.settle_s is None else self.engine.settle_s
         wanted = self.curve.mark(goal)
         moved_at, poll_s = since, _POLL_S[0]
         while not remote.agrees(found.mark, wanted) and time.time() < moved_at + settle_s:
@@ -634,8 +618,8 @@ class _RunSync:
                 self._beat()
                 sent += len(batch)
                 self.engine.pace.sleep(0)
-                if self.engine.options.progress is not None:
-                    self.engine.options.progress(self.reader.info.id, self.remote.name, sent, total)
+                if self.engine.progress is not None:
+                    self.engine.progress(self.reader.info.id, self.remote.name, sent, total)
             shipment.flush()
         except RemoteDown as error:
             raise _Interrupted(error) from error
@@ -656,9 +640,7 @@ class _RunSync:
             if found is not None and (last is None or found.mark != last.mark):
                 moved_at, last = time.monotonic(), found
             complaint = shipment.complaint()
-            if time.monotonic() - moved_at > (
-                min(self.engine.options.confirm_s, 10.0) if complaint else self.engine.options.confirm_s
-            ):
+            if time.monotonic() - moved_at > (min(self.engine.confirm_s, 10.0) if complaint else self.engine.confirm_s):
                 break
             poll_s = self._pause(poll_s)
         missing = self.remote.mend(self.target, found, self.curve, self._reach(before)) if found is not None else None

@@ -8,7 +8,10 @@ from collections.abc import Generator, Sequence
 from contextlib import ExitStack
 from queue import Empty, SimpleQueue
 
-from .engine import CONFIRM_S, JOBS, Engine, Options, SyncResult
+from ..errors import UsageError
+from ..store import Runs
+from .engine import CONFIRM_S, JOBS, Engine, SyncResult
+from .ledger import Ledger
 from .remotes import Pace
 
 LOOK_S = 1.0
@@ -49,9 +52,14 @@ def watch(
         RunNotFound: one of *only* is not there.
         StoreError: the runs folder or its ledger can't be used.
     """
-    options = Options(project, entity, False, eager, on_conflict, settle_s, confirm_s, jobs, None)
+    home = Runs(runs)
+    if not home.path.is_dir():
+        raise UsageError(f"no folder {str(home.path)!r}; name the runs folder, or set OFFLINE_TRACKER_DIR")
     with ExitStack() as stack:
-        engine = stack.enter_context(Engine(runs, options, Pace(max_rps, max_kbps)))
+        ledger = stack.enter_context(Ledger(home.path))
+        engine = Engine(home, ledger, project, entity, False, eager, on_conflict, settle_s, confirm_s, jobs, None)
+        stack.callback(engine.close)
+        engine.pace = Pace(max_rps, max_kbps)
         watcher = _Watcher(engine, to, only)
         pool = stack.enter_context(engine.pool())
         while True:
@@ -70,7 +78,7 @@ class _Watcher:
     def __init__(self, engine: Engine, to: Sequence[str], only: Sequence[str]) -> None:
         self.done: SimpleQueue[tuple[str, list[SyncResult]]] = SimpleQueue()
         self._engine, self._to, self._only = engine, to, only
-        self._ids = engine.chosen(only)
+        self._ids = self._chosen()
         self._pairs = engine.pairs(self._ids, to)
         # Also where there is no run yet it is to be clear where they will go.
         engine.connect(name for _, name in self._pairs or engine.pairs([""], to))
@@ -81,10 +89,14 @@ class _Watcher:
         self._changed_at: dict[tuple[str, str], float] = {}
         self._ticks = 0
 
+    def _chosen(self) -> list[str]:
+        runs = self._engine.runs
+        return [runs.find(text) for text in self._only] or runs.ids()
+
     def due(self) -> dict[str, list[str]]:
         """Return which runs to sync now, to which remotes; they count as on their way until `news` is told of them."""
         self._ticks += 1
-        if (ids := self._engine.chosen(self._only)) != self._ids:
+        if (ids := self._chosen()) != self._ids:
             self._ids, self._pairs = ids, self._engine.pairs(ids, self._to)
         now = time.monotonic()
         jobs: dict[str, list[str]] = {}
