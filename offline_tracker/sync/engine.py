@@ -183,6 +183,7 @@ class Engine:
     _connecting: threading.Lock = field(default_factory=threading.Lock)
     _children: ExitStack = field(default_factory=ExitStack)
     _told: dict[str, Mapping[str, Any]] = field(default_factory=dict)
+    _leased_with: dict[str, Mapping[str, Any] | None] = field(default_factory=dict)
 
     def pairs(self, chosen: Sequence[str], to: Sequence[str]) -> list[tuple[str, str]]:
         """Return which run goes to which remote; UsageError where that is not clear."""
@@ -315,12 +316,12 @@ class Engine:
     def started(self, uuid: str, remote: str, children: Mapping[str, Any]) -> None:
         """Write down what must be cleaned up if we die: with the run, and for the time between two runs with the sync."""
         told = {"remote": remote, **children}
-        self.ledger.children(uuid, told)
+        if self._leased_with.get(uuid) != told:
+            self.ledger.children(uuid, told)
         with self._lock:
             if self._told.get(remote) != told:
                 key = f"{_OWN}{secrets.token_hex(8)}"
-                self._children.enter_context(self.ledger.lease(key, key, Holder.current()))
-                self.ledger.children(key, told)
+                self._children.enter_context(self.ledger.lease(key, key, Holder.current(), told))
                 self._told[remote] = told
 
     def close(self) -> None:
@@ -340,7 +341,11 @@ class Engine:
                 uuid = reader.info.uuid
             with self._lock:
                 turn = self._turns.setdefault(uuid, threading.Lock())  # two folders may hold copies of one run
-            with turn, self.ledger.lease(uuid, run_id, Holder.current()) as children:
+            with ExitStack() as stack:
+                stack.enter_context(turn)
+                # What has been started for another run will be this one's, too: so it is written down with the lease.
+                self._leased_with[uuid] = started = self._told.get(name)
+                children = stack.enter_context(self.ledger.lease(uuid, run_id, Holder.current(), started))
                 if children:  # perhaps of a sync to the other remote
                     self._make(children["remote"]).clean(children)
                 # Read only now: a sync that held the lease until this moment may have sent rows newer than a first look.
@@ -387,15 +392,18 @@ class _LocalCurve:
         # The reader is one moment of the run, so what was counted once, over all its points, stays true.
         if upto not in self._marks:
             reader, spans = self.reader, self.spans
-            steps = reader.last_steps(spans, upto)
-            self._marks[upto] = Mark(reader.last_row_step(spans, upto), reader.count_rows(spans, upto), steps)
+            below = max(
+                (step for step in self._marks if step is not None and upto is not None and step < upto), default=None
+            )
+            rows = (self._marks[below].rows or 0) + reader.count_rows(spans, upto, below)
+            self._marks[upto] = Mark(reader.last_row_step(spans, upto), rows, reader.last_steps(spans, upto))
         return self._marks[upto]
 
     def rows(self, above: int | None, upto: int | None) -> Iterator[Row]:
         return curve.rows(self.reader.calls(self.spans, above, upto))
 
     def count(self, above: int | None, upto: int | None) -> int:
-        return 0 if upto is None else (self.mark(upto).rows or 0) - (self.mark(above).rows or 0)
+        return 0 if upto is None else self.reader.count_rows(self.spans, upto, above)
 
 
 class _RunSync:
@@ -473,7 +481,7 @@ class _RunSync:
         rows, total = self._plan(found)
         facts = self._facts()
         digest = _digest(facts)
-        held_back = self.reader.count_rows(self.curve.spans) - self.curve.count(None, self._reach(found))
+        held_back = self.reader.count_rows(self.curve.spans, None, self._reach(found))
         if self.engine.dry_run:
             return self._result("would send" if total or found is None else "nothing new", total, held_back, found)
         if found is not None and not total and (self.link.state, self.link.facts) == (facts.state, digest):
