@@ -3,13 +3,16 @@
 from __future__ import annotations
 
 import json
+import signal
 import sys
-from collections.abc import Callable, Iterator
-from contextlib import contextmanager
+from collections.abc import Callable, Generator, Iterator
+from contextlib import closing, contextmanager
 from pathlib import Path
-from typing import TYPE_CHECKING, Annotated
+from typing import TYPE_CHECKING, Annotated, Any, NoReturn
 
 import typer
+
+from offline_tracker.errors import UsageError
 
 if TYPE_CHECKING:
     from offline_tracker.sync.engine import SyncResult
@@ -44,7 +47,12 @@ def sync(
         bool, typer.Option("--adopt", help="Take over a remote run of the same id, if its rows are this run's.")
     ] = False,
     jobs: Annotated[int, typer.Option(min=1, help="How many runs are on their way at once.")] = 4,
-    as_json: Annotated[bool, typer.Option("--json", help="Print one JSON document.")] = False,
+    watch: Annotated[bool, typer.Option("--watch", help="Go on while trainings write, until Ctrl-C.")] = False,
+    max_rps: Annotated[float | None, typer.Option(min=0.01, help="At most so many requests a second.")] = None,
+    max_kbps: Annotated[float | None, typer.Option(min=1, help="At most so many kilobytes of rows a second.")] = None,
+    as_json: Annotated[
+        bool, typer.Option("--json", help="Print one JSON document; with --watch one object a line.")
+    ] = False,
 ) -> None:
     """
     Replay runs to W&B or SwanLab; every row once, confirmed by reading it back.
@@ -57,29 +65,56 @@ def sync(
     from .common import runs_folder
 
     folder, only = runs_folder(runs)
+    options: dict[str, Any] = {
+        "to": to or (),
+        "only": run or only,
+        "project": project,
+        "entity": entity,
+        "eager": eager,
+        "on_conflict": on_conflict,
+        "settle_s": settle,
+        "patience_s": engine.PATIENCE_S if patience is None else patience,
+        "adopt": adopt,
+        "jobs": jobs,
+        "max_rps": max_rps,
+        "max_kbps": max_kbps,
+    }
+    if watch:
+        if dry_run:
+            raise UsageError("--watch sends, --dry-run does not: use one of them")
+        from offline_tracker.sync.watching import watch as follow
+
+        _follow(follow(folder, **options), as_json)
     with _progress(quiet=as_json) as progress:
-        results = engine.sync(
-            folder,
-            to=to or (),
-            only=run or only,
-            project=project,
-            entity=entity,
-            dry_run=dry_run,
-            eager=eager,
-            on_conflict=on_conflict,
-            settle_s=settle,
-            patience_s=engine.PATIENCE_S if patience is None else patience,
-            adopt=adopt,
-            jobs=jobs,
-            progress=progress,
-            done=None if as_json else _print,
-        )
+        results = engine.sync(folder, dry_run=dry_run, progress=progress, done=None if as_json else _print, **options)
     ok = all(result.ok for result in results)
     if as_json:
         print(json.dumps({"ok": ok, "results": [result.as_dict() for result in results]}, indent=2))
     elif not results:
         print(f"no runs in {folder}")
     raise typer.Exit(0 if ok else 1)
+
+
+def _follow(results: Generator[SyncResult], as_json: bool) -> NoReturn:
+    """Print results as they come until Ctrl-C or SIGTERM; exit with 1 if the last word on some run is a failure."""
+    failed: set[tuple[str, str]] = set()
+
+    def stop(*_: object) -> None:
+        raise KeyboardInterrupt
+
+    signal.signal(signal.SIGTERM, stop)
+    try:
+        with closing(results):
+            for result in results:
+                pair = (result.run, result.remote)
+                failed = failed - {pair} if result.ok else failed | {pair}
+                if as_json:
+                    print(json.dumps(result.as_dict()), flush=True)
+                else:
+                    _print(result)
+    except KeyboardInterrupt:
+        pass
+    raise typer.Exit(1 if failed else 0)
 
 
 def _print(result: SyncResult) -> None:

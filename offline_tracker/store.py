@@ -1350,24 +1350,50 @@ class RunReader:
         (seq,) = self._ask(f"SELECT max(c.seq) FROM {_live(spans)}")[0]
         return seq or 0
 
-    def count_rows(self, spans: Spans, upto: int | None = None) -> int:
-        """Return how many rows the curve has up to step *upto* (None: in all); calls without a value make none."""
-        live = f"{_live(spans)} AND c.step <= ? AND EXISTS (SELECT 1 FROM point p WHERE p.seq = c.seq)"
-        count: int = self._ask(f"SELECT count(DISTINCT c.step) FROM {live}", (_upto(upto),))[0][0]
+    def count_rows(self, spans: Spans, upto: int | None = None, above: int | None = None) -> int:
+        """Return how many rows the curve has with above < step <= upto (None: all); calls without a value make none."""
+        live = f"{_live(spans)} AND c.step > ? AND c.step <= ? AND EXISTS (SELECT 1 FROM point p WHERE p.seq = c.seq)"
+        bounds = (-(2**63) if above is None else above, _upto(upto))
+        count: int = self._ask(f"SELECT count(DISTINCT c.step) FROM {live}", bounds)[0][0]
         return count
 
     def last_row_step(self, spans: Spans, upto: int | None = None) -> int | None:
         """Return the step of the newest row up to step *upto*, or None if there is none."""
-        live = f"{_live(spans)} AND c.step <= ? AND EXISTS (SELECT 1 FROM point p WHERE p.seq = c.seq)"
-        step: int | None = self._ask(f"SELECT max(c.step) FROM {live}", (_upto(upto),))[0][0]
-        return step
+        # From the end on, for along the calls that hold the step never falls.
+        for span in reversed(spans):
+            live = f"{_live([span])} AND c.step <= ? AND EXISTS (SELECT 1 FROM point p WHERE p.seq = c.seq)"
+            if found := self._ask(f"SELECT c.step FROM {live} ORDER BY c.seq DESC LIMIT 1", (_upto(upto),)):
+                step: int = found[0][0]
+                return step
+        return None
 
     def last_steps(self, spans: Spans, upto: int | None = None) -> dict[str, int]:
         """Return the newest step of each metric that is a number there, up to step *upto*."""
+        numbers = f"(p.kind = {NAN} OR (p.value IS NOT NULL AND p.kind IS NOT {TEXT}))"
+        return {name: step for name, (step, *_) in self._newest(spans, upto, numbers).items()}
+
+    def _newest(self, spans: Spans, upto: int | None, which: str = "1") -> dict[str, tuple[int, Any, int | None]]:
+        """Return step, value and kind of each metric's newest point, of those for which a condition holds."""
         names = self.names()
-        sql = f"SELECT p.metric, max(c.step) FROM {_live(spans, _POINTS)} AND c.step <= ?"
-        sql += f" AND (p.kind = {NAN} OR (p.value IS NOT NULL AND p.kind IS NOT {TEXT})) GROUP BY p.metric"
-        return {names[metric]: step for metric, step in self._ask(sql, (_upto(upto),))}
+        # SQLite takes the bare columns from the row that has the maximum.
+        columns = "p.metric, c.step, p.value, p.kind, max(c.seq)"
+        found: dict[str, tuple[int, Any, int | None]] = {}
+        ends = [
+            self._ask(f"SELECT c.seq FROM {_live([span])} AND c.step <= ? ORDER BY c.seq DESC LIMIT 1", (_upto(upto),))
+            for span in spans
+        ]
+        end = max((rows[0][0] for rows in ends if rows), default=0)
+        # Most metrics are in the newest calls; only of what is not there all calls are looked at.
+        for first in (max(1, end - _CALLS_A_READ), 1):
+            left = [number for number, name in names.items() if name not in found]
+            if not left:
+                break
+            late = [(max(first, span[0]), span[1], span[2]) for span in spans if span[1] >= first]
+            wanted = f"{which} AND p.metric IN ({', '.join(map(str, left))})" if found else which
+            sql = f"SELECT {columns} FROM {_live(late, _POINTS)} AND c.step <= ? AND {wanted} GROUP BY p.metric"
+            for metric, *point, _ in self._ask(sql, (_upto(upto),)):
+                found[names[metric]] = (point[0], point[1], point[2])
+        return found
 
     def last_times(self, spans: Spans) -> list[float | None]:
         """Return for each attempt the time of its newest call that holds, None if it has none."""
@@ -1379,12 +1405,7 @@ class RunReader:
 
     def last_values(self, spans: Spans, upto: int | None = None) -> dict[str, tuple[int, Scalar]]:
         """Return step and value of each metric's newest point on the curve, up to step *upto*."""
-        names = self.names()
-        # SQLite takes the bare columns from the row that has the maximum.
-        sql = "SELECT p.metric, c.step, p.value, p.kind, max(c.seq)"
-        sql += f" FROM {_live(spans, _POINTS)} AND c.step <= ? GROUP BY p.metric"
-        rows = self._ask(sql, (_upto(upto),))
-        return {names[metric]: (step, decode(value, kind)) for metric, step, value, kind, _ in rows}
+        return {name: (step, decode(value, kind)) for name, (step, value, kind) in self._newest(spans, upto).items()}
 
     def summary(self) -> dict[str, Any]:
         """Return what was put into run.summary by hand."""

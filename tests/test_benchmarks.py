@@ -40,3 +40,24 @@ def test_the_benchmark_measures_us_and_a_peer_and_loses_nothing(tmp_path: Path) 
     [row] = [line for line in said if line.startswith("|wandb")]
     assert row.count("x|") == 6  # what a ratio says something about
     assert [path.name for path in tmp_path.iterdir()] == ["found.json"]
+
+
+def test_syncs_are_compared_and_what_arrived_is_counted(tmp_path: Path) -> None:
+    command = [sys.executable, str(ROOT / "benchmarks" / "sync_speed.py"), "--markdown", "--json", "found.json"]
+    command += ["--only=one", "--only=idle", "--rounds=1", "--rows=50", "--idle=2"]
+    env = {**os.environ, "TMPDIR": str(tmp_path)}
+    done = subprocess.run(command, env=env, cwd=tmp_path, capture_output=True, text=True, timeout=300)
+    assert (done.returncode, done.stderr) == (0, "")
+    found = json.loads((tmp_path / "found.json").read_text())
+    assert found["failed"] == []
+    assert {case: list(parts) for case, parts in found["summary"].items()} == {
+        "wandb": ["offline_tracker", "wandb sync"],
+        "swanlab": ["offline_tracker", "swanlab sync --id"],
+        "idle": ["offline_tracker"],
+    }
+    for parts in found["summary"].values():
+        for figures in parts.values():
+            assert figures["seconds"] > 0 and figures["all_mib"] >= figures["alone_mib"] > 10
+    rows = [line for line in done.stdout.splitlines() if line.startswith("|50 rows") or line.startswith("|2 runs")]
+    assert len(rows) == 3
+    assert [path.name for path in tmp_path.iterdir()] == ["found.json"]

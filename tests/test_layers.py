@@ -50,7 +50,8 @@ ARROWS: dict[str, set[str]] = {
     "session": {"opening", "run", "errors"},
     "": {"session", "run", "opened", "eta", "compat", "errors"},  # the package itself
     "integrations": {"", "session", "run", "errors"},
-    "sync": {"sync.engine", "sync.verify", "errors"},
+    "sync": {"sync.engine", "sync.verify", "sync.watching", "errors"},
+    "sync.watching": {"sync.engine", "sync.ledger", "sync.remotes", "store", "errors"},
     "sync.migrations": {"errors"},
     "sync.ledger": {"sync.migrations", "store", "host", "errors"},
     "sync.remotes": {"curve", "values", "errors"},
@@ -63,7 +64,7 @@ ARROWS: dict[str, set[str]] = {
 
 CLI_ARROWS = {"", "sync", "sync.engine", "sync.remotes", "sync.ledger", "sync.verify", "sync.links", "store"}
 CLI_ARROWS |= {"segment_store", "columns", "parquet", "query", "alerts", "curve", "values", "eta", "doctor", "probe"}
-CLI_ARROWS |= {"filesystem", "errors"}
+CLI_ARROWS |= {"sync.watching", "filesystem", "errors"}
 """What the command line may use of the library; never what training holds."""
 
 

@@ -1045,6 +1045,21 @@ def test_a_reader_may_stay_open_while_the_run_goes_on(runs: Runs) -> None:
 # What the store answers is what the curve says.
 
 
+def test_the_newest_point_of_a_rare_metric_is_found_far_back(runs: Runs) -> None:
+    calls = [(seq, 2 * seq, {"loss": 1 / seq} | ({"rare": 0.5} if seq == 3 else {})) for seq in range(1, 6001)]
+    records = [(seq, journal.CALL, seq, step, float(seq), CLOSES, values) for seq, step, values in calls]
+    with opened(runs) as store:
+        store.append(claim(store, DEAD), records)
+        store.append(claim(store, DEAD), [(1, journal.CALL, 6001, 12_002, 1.0, CLOSES, {"dead": 1.0, "text": "a"})])
+        store.rewind(6001, 12_000, "by hand")
+    with runs.read("a1") as reader:
+        spans = curve.live_spans(reader.rewinds, reader.last_seq)
+        assert reader.last_values(spans) == {"loss": (12_000, 1 / 6000), "rare": (6, 0.5)}
+        assert reader.last_steps(spans, 5) == {"loss": 4}
+        assert (reader.last_row_step(spans), reader.last_row_step(spans, 7)) == (12_000, 6)
+        assert [reader.count_rows(spans, 20, above) for above in (None, 6, 20)] == [10, 7, 0]
+
+
 @st.composite
 def history(draw: st.DrawFn) -> list[journal.Record]:
     """Calls of one attempt with rewinds in between, as the journal has them."""

@@ -2,13 +2,16 @@
 
 from __future__ import annotations
 
+import json
 import os
 import shutil
 import signal
 import subprocess
 import sys
 import threading
+import time
 from collections.abc import Callable, Iterator
+from itertools import pairwise
 from pathlib import Path
 
 import pytest
@@ -18,7 +21,7 @@ from offline_tracker.sync.ledger import Ledger
 from tests.doubles.server import Request
 from tests.doubles.swanlab import SwanlabServer
 from tests.doubles.wandb import WandbServer
-from tests.syncing import REMOTES, House, add, begin, losses, made
+from tests.syncing import REMOTES, House, add, begin, loss, losses, made
 
 TRACKER = Path(sys.executable).parent / "tracker"
 
@@ -251,3 +254,28 @@ def test_the_ledger_of_an_older_version_is_brought_up_to_date(house: House) -> N
     age(house)
     look(house)
     assert look(house) == ("nothing new", 0)
+
+
+# A thin line.
+
+
+def test_requests_and_bytes_go_no_faster_than_asked_for(house: House) -> None:
+    ids = [f"r{number}" for number in range(3)]
+    for run_id in ids:
+        made(house.runs, run_id)
+    at: list[float] = []
+    house.swanlab.fault("", times=999, hook=lambda _: at.append(time.monotonic()))
+    house.sync("swanlab", jobs=3, max_rps=20)
+    for first, last in pairwise(at[::20]):  # over all runs, whatever moment one looks from
+        assert last - first > 0.9
+    run = begin(house.runs, "long", steps=())
+    for step in range(2000):
+        run.log({"loss": loss(step)})
+    offline_tracker.finish()
+    house.sync("wandb", only=["long"], max_kbps=50)
+    there = house.wandb.runs["long"]
+    size_bytes = sum(len(json.dumps(line)) for line in there.history)
+    assert there.marks[-1][0] - there.marks[0][0] > size_bytes / 50_000 / 2  # the first of it may wait for the last
+    house.check("wandb", "long", losses(range(2000)))
+    for run_id in ids:
+        house.check("swanlab", run_id, losses(range(20)))

@@ -2,5 +2,6 @@
 
 from .engine import SyncResult, sync
 from .verify import Verification, verify
+from .watching import watch
 
-__all__ = ["SyncResult", "Verification", "sync", "verify"]
+__all__ = ["SyncResult", "Verification", "sync", "verify", "watch"]

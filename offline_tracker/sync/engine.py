@@ -17,7 +17,7 @@ import threading
 import time
 from collections.abc import Callable, Generator, Iterable, Iterator, Mapping, Sequence
 from concurrent.futures import ThreadPoolExecutor, as_completed
-from contextlib import ExitStack, closing, suppress
+from contextlib import ExitStack, closing, contextmanager, suppress
 from dataclasses import asdict, dataclass, field, replace
 from functools import partial
 from pathlib import Path
@@ -117,6 +117,8 @@ def sync(
     patience_s: float = PATIENCE_S,
     adopt: bool = False,
     jobs: int = JOBS,
+    max_rps: float | None = None,
+    max_kbps: float | None = None,
     progress: Progress | None = None,
     done: Callable[[SyncResult], None] | None = None,
 ) -> list[SyncResult]:
@@ -137,6 +139,7 @@ def sync(
         patience_s: how long a remote may fail, keep silent or show no progress.
         adopt: take over a remote run of the same id that did not come from this run, if all its rows are this run's.
         jobs: how many runs are on their way at once.
+        max_rps: requests a second, over all runs; *max_kbps* kilobytes (1000 bytes) of rows a second.
         progress: called from the threads of the runs.
         done: called with each result as it comes, in this thread.
 
@@ -159,6 +162,7 @@ def sync(
             home, ledger, project, entity, dry_run, eager, on_conflict, settle_s, patience_s, jobs, progress, adopt
         )
         stack.callback(engine.close)
+        engine.pace = Pace(max_rps, max_kbps)
         wanted = engine.pairs(chosen, to)
         results = {}
         for result in stack.enter_context(closing(engine.results(wanted, ask=bool(only)))):
@@ -185,12 +189,15 @@ class Engine:
     progress: Progress | None
     adopt: bool = False
     pace: Pace = field(default_factory=Pace)
+    looked: dict[tuple[str, str], Seen] = field(default_factory=dict)
     _made: dict[str, Remote] = field(default_factory=dict)
     _remotes: dict[str, tuple[Remote, str] | TrackerError] = field(default_factory=dict)
     _turns: dict[str, threading.Lock] = field(default_factory=dict)
     _lock: threading.Lock = field(default_factory=threading.Lock)
+    _connecting: threading.Lock = field(default_factory=threading.Lock)
     _children: ExitStack = field(default_factory=ExitStack)
     _told: dict[str, Mapping[str, Any]] = field(default_factory=dict)
+    _leased_with: dict[str, Mapping[str, Any] | None] = field(default_factory=dict)
 
     def pairs(self, chosen: Sequence[str], to: Sequence[str]) -> list[tuple[str, str]]:
         """Return which run goes to which remote; UsageError where that is not clear."""
@@ -226,41 +233,51 @@ class Engine:
         Raises:
             UsageError: there are no credentials for a remote that is needed, or no client; nothing was sent.
         """
-        told = {} if ask else self._nothing_new(pairs)
+        told = {} if ask else self.nothing_new(pairs)
         yield from told.values()
         jobs: dict[str, list[str]] = {}
         for run_id, name in dict.fromkeys(pairs):
             if (run_id, name) not in told:
                 jobs.setdefault(run_id, []).append(name)
-        for name in dict.fromkeys(itertools.chain(*jobs.values())):
+        self.connect(itertools.chain(*jobs.values()))
+        with self.pool() as pool:
+            for future in as_completed([pool.submit(self.sync_to, run_id, names) for run_id, names in jobs.items()]):
+                yield from future.result()
+
+    def connect(self, names: Iterable[str]) -> None:
+        """Connect remotes, those that aren't yet, and remove what dead syncs have left; UsageError as `results`."""
+        for name in dict.fromkeys(names):
             found = self._remote(name)
             if isinstance(found, UsageError):
                 raise found
         self._clean_orphans()
+
+    @contextmanager
+    def pool(self) -> Iterator[ThreadPoolExecutor]:
+        """Threads for the runs; what ends this early (Ctrl-C, or whoever listens has enough) ends them too."""
         pool = ThreadPoolExecutor(self.jobs, "sync")
-        # A run's remotes take turns: its lease is one.
-        futures = [pool.submit(self._sync_to, run_id, names) for run_id, names in jobs.items()]
         try:
-            for future in as_completed(futures):
-                yield from future.result()
-        except BaseException:  # Ctrl-C, or whoever listens has enough
+            yield pool
+        except BaseException:
             self.pace.stop()
             raise
         finally:
             pool.shutdown(cancel_futures=True)
 
-    def _sync_to(self, run_id: str, names: Sequence[str]) -> list[SyncResult]:
+    def sync_to(self, run_id: str, names: Sequence[str]) -> list[SyncResult]:
+        """Replay one run to some remotes, one after the other, for its lease is one; see `sync_run`."""
         return [self.sync_run(run_id, name) for name in names]
 
-    def _nothing_new(self, pairs: Iterable[tuple[str, str]]) -> dict[tuple[str, str], SyncResult]:
+    def nothing_new(self, pairs: Sequence[tuple[str, str]]) -> dict[tuple[str, str], SyncResult]:
         """Return the results of those that were confirmed as they still are; no run is opened and no remote asked."""
         seen = self.ledger.seen()
+        addresses = {name: self._make(name).address() for name in {name for _, name in pairs}}
         places = {
             (link.run, link.remote, f"{link.entity}/{link.project}", link.remote_id) for link in self.ledger.links()
         }
         told = {}
         for pair in pairs:
-            if (before := seen.get(pair)) is None or before.address != self._make(pair[1]).address():
+            if (before := seen.get(pair)) is None or before.address != addresses[pair[1]]:
                 continue
             result = SyncResult(**before.result)
             if (result.run, result.remote, result.project, result.remote_id) not in places:
@@ -268,13 +285,16 @@ class Engine:
             entity, _, project = result.project.partition("/")
             if (self.project or project, self.entity or entity) != (project, entity):
                 continue
-            if before.holder is not None and not before.holder[0].holds_since(before.holder[1]):
-                continue  # what was running has died since
-            if result.held_back and self.eager:
-                continue
-            if self.runs.stamp(pair[0], before.journals).text == before.stamp:
+            if not (result.held_back and self.eager) and self.unchanged(before):
+                self.looked[pair] = before
                 told[pair] = result
         return told
+
+    def unchanged(self, seen: Seen) -> bool:
+        """Return whether a run is as it was seen: it may have died though no file has changed."""
+        if seen.holder is not None and not seen.holder[0].holds_since(seen.holder[1]):
+            return False
+        return self.runs.stamp(seen.run, seen.journals).text == seen.stamp
 
     def _make(self, name: str) -> Remote:
         if name not in self._made:
@@ -285,13 +305,19 @@ class Engine:
 
     def _remote(self, name: str) -> tuple[Remote, str] | TrackerError:
         """Return a connected remote and its default entity, or why there is none; asked for once a sync."""
-        if name not in self._remotes:
-            remote = self._make(name)
-            try:
-                self._remotes[name] = remote, remote.connect()
-            except (RemoteError, UsageError) as error:
-                self._remotes[name] = error
-        return self._remotes[name]
+        with self._connecting:
+            if name not in self._remotes:
+                remote = self._make(name)
+                try:
+                    self._remotes[name] = remote, remote.connect()
+                except (RemoteError, UsageError) as error:
+                    self._remotes[name] = error
+            return self._remotes[name]
+
+    def forget(self, name: str) -> None:
+        """Connect a remote anew when it is needed next, if it could not be connected."""
+        if isinstance(self._remotes.get(name), RemoteError):
+            self._remotes.pop(name)
 
     def _clean_orphans(self) -> None:
         for uuid, children in self.ledger.orphans():
@@ -303,12 +329,12 @@ class Engine:
     def started(self, uuid: str, remote: str, children: Mapping[str, Any]) -> None:
         """Write down what must be cleaned up if we die: with the run, and for the time between two runs with the sync."""
         told = {"remote": remote, **children}
-        self.ledger.children(uuid, told)
+        if self._leased_with.get(uuid) != told:
+            self.ledger.children(uuid, told)
         with self._lock:
             if self._told.get(remote) != told:
                 key = f"{_OWN}{secrets.token_hex(8)}"
-                self._children.enter_context(self.ledger.lease(key, key, Holder.current()))
-                self.ledger.children(key, told)
+                self._children.enter_context(self.ledger.lease(key, key, Holder.current(), told))
                 self._told[remote] = told
 
     def close(self) -> None:
@@ -328,7 +354,11 @@ class Engine:
                 uuid = reader.info.uuid
             with self._lock:
                 turn = self._turns.setdefault(uuid, threading.Lock())  # two folders may hold copies of one run
-            with turn, self.ledger.lease(uuid, run_id, Holder.current()) as children:
+            with ExitStack() as stack:
+                stack.enter_context(turn)
+                # What has been started for another run will be this one's, too: so it is written down with the lease.
+                self._leased_with[uuid] = started = self._told.get(name)
+                children = stack.enter_context(self.ledger.lease(uuid, run_id, Holder.current(), started))
                 if children:  # perhaps of a sync to the other remote
                     self._make(children["remote"]).clean(children)
                 # Read only now: a sync that held the lease until this moment may have sent rows newer than a first look.
@@ -347,18 +377,21 @@ class Engine:
             return SyncResult(run_id, name, "failed", reason=f"{type(error).__name__}: {error}")
 
     def _remember(self, reader: RunReader, remote: Remote, before: Look, result: SyncResult) -> None:
-        run_id, journals = result.run, reader.journals
-        if self.runs.stamp(run_id, journals).text != before.text or self.ledger.now() - before.changed_at < _TICK_S:
-            return
-        holder = None
-        if reader.state == "running":
-            last = reader.attempts[-1]
-            holder = last.holder, last.heartbeat_at
+        last = reader.attempts[-1] if reader.state == "running" else None
         notes = result.notes[-1:] if result.held_back else []
-        told = {**asdict(result), "status": "nothing new", "sent": 0, "notes": notes}
-        self.ledger.remember(
-            Seen(run_id, remote.name, remote.address(), before.text, [str(folder) for folder in journals], holder, told)
+        seen = Seen(
+            run=result.run,
+            remote=remote.name,
+            address=remote.address(),
+            stamp=before.text,
+            journals=[str(folder) for folder in reader.journals],
+            holder=(last.holder, last.heartbeat_at) if last else None,
+            result={**asdict(result), "status": "nothing new", "sent": 0, "notes": notes},
         )
+        settled = self.ledger.now() - before.changed_at > _TICK_S
+        self.looked[result.run, remote.name] = seen if settled else replace(seen, stamp="")
+        if settled and self.unchanged(seen):
+            self.ledger.remember(seen)
 
 
 class _LocalCurve:
@@ -373,15 +406,18 @@ class _LocalCurve:
         # The reader is one moment of the run, so what was counted once, over all its points, stays true.
         if upto not in self._marks:
             reader, spans = self.reader, self.spans
-            steps = reader.last_steps(spans, upto)
-            self._marks[upto] = Mark(reader.last_row_step(spans, upto), reader.count_rows(spans, upto), steps)
+            below = max(
+                (step for step in self._marks if step is not None and upto is not None and step < upto), default=None
+            )
+            rows = (self._marks[below].rows or 0) + reader.count_rows(spans, upto, below)
+            self._marks[upto] = Mark(reader.last_row_step(spans, upto), rows, reader.last_steps(spans, upto))
         return self._marks[upto]
 
     def rows(self, above: int | None, upto: int | None) -> Iterator[Row]:
         return curve.rows(self.reader.calls(self.spans, above, upto))
 
     def count(self, above: int | None, upto: int | None) -> int:
-        return 0 if upto is None else (self.mark(upto).rows or 0) - (self.mark(above).rows or 0)
+        return 0 if upto is None else self.reader.count_rows(self.spans, upto, above)
 
 
 class _RunSync:
@@ -486,7 +522,7 @@ class _RunSync:
         rows, total = self._plan(found)
         facts = self._facts()
         digest = _digest(facts)
-        held_back = self.reader.count_rows(self.curve.spans) - self.curve.count(None, self._reach(found))
+        held_back = self.reader.count_rows(self.curve.spans, None, self._reach(found))
         if self.engine.dry_run:
             return self._result("would send" if total or found is None else "nothing new", total, held_back, found)
         told = (self.link.state, self.link.facts) == (facts.state, digest)

@@ -220,6 +220,8 @@ class Ledger:
     def settled(self, link: Link, **changes: Any) -> Link:
         """Forget all doubt, for the remote was read and what it holds is known; save the link with *changes* if any."""
         sql = "UPDATE batch SET confirmed_at = ? WHERE confirmed_at IS NULL AND (uuid, remote, server) = (?, ?, ?)"
+        if not changes and self.doubt(link) is None:
+            return link
         with self._writing() as db:
             db.execute(sql, (time.time(), *link.key))
             return self._save(replace(link, **changes)) if changes else link
@@ -244,22 +246,27 @@ class Ledger:
         return self.path.stat().st_mtime
 
     @contextmanager
-    def lease(self, uuid: str, run: str, holder: Holder) -> Iterator[dict[str, Any]]:
+    def lease(
+        self, uuid: str, run: str, holder: Holder, children: Mapping[str, Any] | None = None
+    ) -> Iterator[dict[str, Any]]:
         """
         Hold the run, so that no other sync sends its rows; yields what a dead holder had started (see `children`).
+
+        Args:
+            children: what has been started already.
 
         Raises:
             RunBusy: another sync holds it and lives.
         """
-        children = self._take(uuid, run, holder)
+        left = self._take(uuid, run, holder, children)
         try:
-            yield children
+            yield left
         finally:
             sql = "DELETE FROM lease WHERE uuid = ? AND pid = ? AND host = ?"
             with self._writing() as db:
                 db.execute(sql, (uuid, holder.pid, holder.host))
 
-    def _take(self, uuid: str, run: str, holder: Holder) -> dict[str, Any]:
+    def _take(self, uuid: str, run: str, holder: Holder, children: Mapping[str, Any] | None = None) -> dict[str, Any]:
         sql = "SELECT host, boot, pid, pid_started, since, beat_at, children FROM lease WHERE uuid = ?"
         with self._writing() as db:
             row = db.execute(sql, (uuid,)).fetchone()
@@ -273,8 +280,8 @@ class Ledger:
                     )
             now = time.time()
             db.execute(
-                "INSERT OR REPLACE INTO lease VALUES (?, ?, ?, ?, ?, ?, ?, '{}')",
-                (uuid, holder.host, holder.boot, holder.pid, holder.started, now, now),
+                "INSERT OR REPLACE INTO lease VALUES (?, ?, ?, ?, ?, ?, ?, ?)",
+                (uuid, *astuple(holder), now, now, json.dumps(dict(children or {}))),
             )
         return dict(json.loads(row[6])) if row else {}
 

@@ -18,6 +18,7 @@ import re
 import tempfile
 import time
 from collections.abc import Callable, Iterator, Mapping, Sequence
+from concurrent.futures import Future, ThreadPoolExecutor
 from functools import lru_cache, partial
 from types import SimpleNamespace
 from typing import IO, Any, TypeVar
@@ -320,7 +321,11 @@ class _SessionEnded(RemoteRefused):
 
 
 class SwanlabShipment:
-    """An experiment that is RUNNING; see `remotes.Shipment`."""
+    """
+    An experiment that is RUNNING; see `remotes.Shipment`.
+
+    While one batch is on its way the next is made ready, never more: what became of it is said by the next call.
+    """
 
     batch_rows = 10_000
     batch_points = 10_000
@@ -335,6 +340,8 @@ class SwanlabShipment:
         self._ids = (project["cuid"], experiment["cuid"])
         self._declared: set[str] = set()
         self._beat_at = -math.inf
+        self._pool = ThreadPoolExecutor(1, "swanlab")
+        self._on_the_way: Future[None] | None = None
 
     def tell(self, facts: Facts) -> None:
         """Send config and machine; our uuid first of all, it is how the next sync knows the experiment."""
@@ -356,20 +363,19 @@ class SwanlabShipment:
             self._remote._again(lambda: send(experiment_id=self._ids[1]), "send a heartbeat")
 
     def send(self, rows: Sequence[Row]) -> bool:
-        metrics = []
+        metrics: list[dict[str, Any]] = []
         for row in rows:
-            stamp = self._lib.Timestamp()
-            stamp.FromNanoseconds(nanoseconds(row.time))
-            at = stamp.ToJsonString()
+            at = _rfc3339(row.time)
             metrics += [
                 {"key": key, "index": row.step, "data": data, "create_time": at}
                 for key, data in _points(row.values).items()
             ]
         self._declare(dict.fromkeys(metric["key"] for metric in metrics))
         self._beat()
+        self.flush()
         if metrics:
-            self._send(metrics)
-        return True
+            self._on_the_way = self._pool.submit(self._send, metrics)
+        return False
 
     def _declare(self, keys: Mapping[str, None]) -> None:
         new = [key for key in keys if key not in self._declared]
@@ -400,7 +406,9 @@ class SwanlabShipment:
                 raise
 
     def flush(self) -> None:
-        pass
+        batch, self._on_the_way = self._on_the_way, None
+        if batch is not None:
+            batch.result()
 
     def busy(self) -> bool:
         return False
@@ -421,7 +429,17 @@ class SwanlabShipment:
         self._remote._again(lambda: stop(*self._at, state=state, finished_at=stamp), "set the final state")
 
     def close(self) -> None:
-        pass
+        self._pool.shutdown()
+
+
+def _rfc3339(seconds: float) -> str:
+    whole, rest = divmod(nanoseconds(seconds), 10**9)
+    return f"{_second(whole)}.{rest:09d}Z"
+
+
+@lru_cache
+def _second(seconds: int) -> str:
+    return time.strftime("%Y-%m-%dT%H:%M:%S", time.gmtime(seconds))
 
 
 @lru_cache(maxsize=10_000)

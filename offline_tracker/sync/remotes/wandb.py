@@ -406,7 +406,9 @@ class WandbShipment:
         folder = self._uploader.folder / secrets.token_hex(4)
         self._folders.append(folder)
         run = folder / f"offline-run-{time.strftime('%Y%m%d_%H%M%S')}-{remote_id}"
-        (run / "files").mkdir(parents=True)  # without it the metadata and the config are not sent, silently
+        run.mkdir(parents=True)
+        if with_machine:
+            (run / "files").mkdir()  # without it the metadata and the config are not sent, silently
         path = run / f"run-{remote_id}.wandb"
         log = TransactionLog(path, self._remote._pb, self._remote._wandb.__version__)
         log.run(remote_id, self._facts, rewind_to)

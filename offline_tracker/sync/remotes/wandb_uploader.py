@@ -112,7 +112,8 @@ def _words(messages: Any) -> list[str]:
 
 
 def _say(what: dict[str, Any]) -> None:
-    print(json.dumps(what), file=_OUT, flush=True)
+    _OUT.write(json.dumps(what) + "\n")
+    _OUT.flush()
 
 
 def main() -> None:
