@@ -300,7 +300,7 @@ def test_faults_find_an_operation_and_a_stream(server: WandbServer) -> None:
     server.fault("/files/house/p/r/file_stream", status=503)
     assert [upsert(server)[0] for _ in range(3)] == [500, 500, 200]
     assert [stream(server, 0, [0]), stream(server, 0, [0])] == [503, 200]
-    assert server.log == ["POST /graphql UpsertBucket"] * 3 + ["POST /files/house/p/r/file_stream"] * 2
+    assert server.log == ["POST /graphql UpsertBucket"] * 3 + ["POST /files/house/p/r/file_stream history"] * 2
 
 
 def test_it_runs_by_hand_and_says_how_to_use_it() -> None:
