@@ -49,19 +49,25 @@ _SYNCS = """
 import importlib, json, os, sys
 import offline_tracker.sync.engine
 program = sys.argv[1]
+sys.stderr = sys.stdout
 for line in sys.stdin:
-    for name in json.loads(line)["to"]:
+    forks, options = json.loads(line)
+    for name in options["to"]:
         importlib.import_module(name)
-    pid = os.fork()
-    if pid == 0:
-        sys.argv = ["", line]
-        sys.stderr = sys.stdout
-        exec(program)
-    print(json.dumps({"pid": pid}), flush=True)
-    status = os.waitstatus_to_exitcode(os.waitpid(pid, 0)[1])
+    sys.argv = ["", json.dumps(options)]
+    pid = os.fork() if forks else 0
+    if pid:
+        status = os.waitstatus_to_exitcode(os.waitpid(pid, 0)[1])
+    else:
+        try:
+            exec(program)
+        except SystemExit as end:
+            if forks:
+                raise
+            status = end.code
     print(json.dumps({"status": status}), flush=True)
 """
-"""A sync for each line of its input, in a fork: the remotes' clients, most of a sync's own time, are loaded only once."""
+"""A sync for each line of its input: the remotes' clients, most of a sync's own time, are loaded only once."""
 
 TRAIN = """
 import math, os, sys
@@ -127,6 +133,7 @@ class House:
         }
         self._started: list[subprocess.Popen[str]] = []
         self._forks: subprocess.Popen[str] | None = None
+        self._stays = False
 
     def double(self, remote: str) -> Any:
         return {"wandb": self.wandb, "swanlab": self.swanlab}[remote]
@@ -158,8 +165,8 @@ class House:
         assert "Traceback" not in outcome.said, outcome.said
         return outcome
 
-    def begin(self, to: str, **options: Any) -> int:
-        """Begin a sync as `start` does, but in a fork of one process that has loaded the clients; returns its pid."""
+    def begin(self, to: str, *, fork: bool = True, **options: Any) -> None:
+        """Begin a sync as `start` does, but in a fork of one process that has loaded the clients, or in that itself."""
         if self._forks is None:
             self._forks = subprocess.Popen(
                 [sys.executable, "-c", _SYNCS, _SYNC],
@@ -174,9 +181,7 @@ class House:
             self._reader.start()
         assert self._forks.stdin is not None
         options = {"runs": str(self.runs.path), "to": [to], "settle_s": 0.5, **options}
-        print(json.dumps(options), file=self._forks.stdin, flush=True)
-        pid: int = self._line(60)["pid"]
-        return pid
+        print(json.dumps([fork, options]), file=self._forks.stdin, flush=True)
 
     def ended(self, within_s: float = 120.0) -> Outcome:
         """Wait for the end of what `begin` began."""
@@ -196,9 +201,12 @@ class House:
         except ValueError:
             return line
 
-    def again(self, to: str, *, status: int | tuple[int, ...] = 0, within_s: float = 120.0, **options: Any) -> Outcome:
-        """Sync as `sync` does, with `begin`; for stories of many syncs."""
-        self.begin(to, **options)
+    def again(
+        self, to: str, *, status: int | tuple[int, ...] = 0, within_s: float = 120.0, fork: bool = False, **options: Any
+    ) -> Outcome:
+        """Sync as `sync` does, but with `begin`, and by default one after the other in one process, as `--watch` does."""
+        self._stays = self._stays or not fork
+        self.begin(to, fork=fork, **options)
         outcome = self.ended(within_s)
         assert outcome.status in (status if isinstance(status, tuple) else (status,)), outcome.said
         assert "Traceback" not in outcome.said, outcome.said
@@ -278,17 +286,15 @@ class House:
 
     def killed_at(self, to: str, match: str, skip: int, applied: bool, **options: Any) -> bool:
         """Sync as `sync_killed_at` does, with `begin`, and kill all processes at once."""
-        begun, done = threading.Event(), threading.Event()
+        done = threading.Event()
 
         def kill(_: Request) -> None:
-            assert begun.wait(60)
             self.kill_all()
             done.set()
 
         double: Double = self.double(to)
         double.fault(match, skip=skip, drop="after" if applied else "before", hook=kill)
         self.begin(to, **options)
-        begun.set()
         outcome = self.ended()
         double.clear_faults()
         assert outcome.status in (-signal.SIGKILL, 0), outcome.said
@@ -297,6 +303,8 @@ class House:
 
     def check_nothing_left(self) -> None:
         """Assert that no process of a sync lives on, and that the temp folder is empty."""
+        if self._stays:  # what a remote's client has started for it ends with it
+            self._end_forks()
         wait_until(lambda: not self.living(), 15, f"the end of {self.living()}")
         # The wandb module makes folders when it is imported, and its wandb-core one for a socket: killed, they leave them.
         empty = re.compile(r"wandb-\d|tmp\w+wandb-(media|artifacts)$")

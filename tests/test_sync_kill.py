@@ -48,7 +48,7 @@ def at_each_request(house: House, remote: str, sync: str, part: int) -> None:
     """
     double = house.double(remote)
     if sync == "incremental":
-        house.again(remote, only=["part"])
+        house.again(remote, only=["part"], fork=True)
     elif sync == "resumed":
         assert house.killed_at(remote, WRITES[remote], 0, applied=True, only=["part"])
     if sync != "first":
@@ -66,7 +66,7 @@ def at_each_request(house: House, remote: str, sync: str, part: int) -> None:
             shutil.copytree(kept, ledger)
 
     def mended() -> None:
-        result = house.again(remote, only=["part"]).result
+        result = house.again(remote, only=["part"], fork=True).result
         assert (result["rows"], result["last_step"]) == (len(curve), curve[-1])
 
     begun = len(double.log)
