@@ -180,7 +180,8 @@ class House:
             self._reader = threading.Thread(target=_put_lines, args=(self._forks.stdout, self._lines))
             self._reader.start()
         assert self._forks.stdin is not None
-        options = {"runs": str(self.runs.path), "to": [to], "settle_s": 0.5, **options}
+        # Named, so that the remote is asked also where no file has changed.
+        options = {"runs": str(self.runs.path), "to": [to], "only": ["a1"], "settle_s": 0.5, **options}
         print(json.dumps([fork, options]), file=self._forks.stdin, flush=True)
 
     def ended(self, within_s: float = 120.0) -> Outcome:
