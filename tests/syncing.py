@@ -139,9 +139,10 @@ class House:
         return {"wandb": self.wandb, "swanlab": self.swanlab}[remote]
 
     def start(self, to: str | Sequence[str] = (), **options: Any) -> subprocess.Popen[str]:
-        """Begin a sync; *settle_s* is short unless it is given."""
+        """Begin a sync; *settle_s* is short unless it is given, and the runs are named, so that the remotes are asked."""
         named = [to] if isinstance(to, str) else list(to)
         options = {"runs": str(self.runs.path), "to": named, "settle_s": 0.5, **options}
+        options.setdefault("only", Runs(options["runs"]).ids())
         process = subprocess.Popen(
             [sys.executable, "-c", _SYNC, json.dumps(options)],
             cwd=self.home,
