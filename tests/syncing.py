@@ -2,12 +2,12 @@
 
 from __future__ import annotations
 
+import contextlib
 import hashlib
 import json
 import math
 import os
 import re
-import select
 import shutil
 import signal
 import subprocess
@@ -18,7 +18,8 @@ from concurrent.futures import Future, ThreadPoolExecutor
 from contextlib import closing, contextmanager
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any, Literal
+from queue import SimpleQueue
+from typing import IO, Any, Literal
 
 import offline_tracker
 from offline_tracker import curve
@@ -29,27 +30,44 @@ from tests.doubles.swanlab import SwanlabServer
 from tests.doubles.wandb import WandbServer
 
 ROOT = Path(__file__).parents[1]
-_EMPTY_OF_WANDB = re.compile(r"tmp\w+wandb-(artifacts|media)").fullmatch
 REMOTES = ("wandb", "swanlab")
 
 _SYNC = """
 import json, sys
 from offline_tracker.errors import TrackerError, UsageError
 from offline_tracker.sync import sync
-status = 0
-for options in map(json.loads, sys.argv[1:] or sys.stdin):
-    try:
-        results = sync(**options)
-        status = 0 if all(result.ok for result in results) else 1
-        print(json.dumps([result.as_dict() for result in results]), flush=True)
-    except TrackerError as error:
-        status = 2 if isinstance(error, UsageError) else 1
-        print(error, file=sys.stderr)
-        if len(sys.argv) == 1:
-            print(json.dumps(str(error)), flush=True)
-sys.exit(status)
+try:
+    results = sync(**json.loads(sys.argv[1]))
+except TrackerError as error:
+    print(error, file=sys.stderr)
+    sys.exit(2 if isinstance(error, UsageError) else 1)
+print(json.dumps([result.as_dict() for result in results]))
+sys.exit(0 if all(result.ok for result in results) else 1)
 """
-"""Syncs with the options in its argument; without one, a sync for each line of its input, as `--watch` does."""
+
+_SYNCS = """
+import importlib, json, os, sys
+import offline_tracker.sync.engine
+program = sys.argv[1]
+sys.stderr = sys.stdout
+for line in sys.stdin:
+    forks, options = json.loads(line)
+    for name in options["to"]:
+        importlib.import_module(name)
+    sys.argv = ["", json.dumps(options)]
+    pid = os.fork() if forks else 0
+    if pid:
+        status = os.waitstatus_to_exitcode(os.waitpid(pid, 0)[1])
+    else:
+        try:
+            exec(program)
+        except SystemExit as end:
+            if forks:
+                raise
+            status = end.code
+    print(json.dumps({"status": status}), flush=True)
+"""
+"""A sync for each line of its input: the remotes' clients, most of a sync's own time, are loaded only once."""
 
 TRAIN = """
 import math, os, sys
@@ -114,7 +132,8 @@ class House:
             "WANDB_X_GRAPHQL_RETRY_MAX": "2",
         }
         self._started: list[subprocess.Popen[str]] = []
-        self._again: subprocess.Popen[str] | None = None
+        self._forks: subprocess.Popen[str] | None = None
+        self._stays = False
 
     def double(self, remote: str) -> Any:
         return {"wandb": self.wandb, "swanlab": self.swanlab}[remote]
@@ -147,37 +166,53 @@ class House:
         assert "Traceback" not in outcome.said, outcome.said
         return outcome
 
-    def again(self, to: str, *, status: int | tuple[int, ...] = 0, within_s: float = 120.0, **options: Any) -> Outcome:
-        """Sync as `sync` does, in one process for all calls: to begin one each time takes most of a story's time."""
-        if self._again is None:
-            pipe = subprocess.PIPE
-            self._again = subprocess.Popen(
-                [sys.executable, "-c", _SYNC],
+    def begin(self, to: str, *, fork: bool = True, **options: Any) -> None:
+        """Begin a sync as `start` does, but in a fork of one process that has loaded the clients, or in that itself."""
+        if self._forks is None:
+            self._forks = subprocess.Popen(
+                [sys.executable, "-c", _SYNCS, _SYNC],
                 cwd=self.home,
                 env={**self.env, "PYTHONPATH": str(ROOT)},
-                stdin=pipe,
-                stdout=pipe,
+                stdin=subprocess.PIPE,
+                stdout=subprocess.PIPE,
                 text=True,
             )
-            self._started.append(self._again)
-        assert self._again.stdin is not None and self._again.stdout is not None
+            self._lines: SimpleQueue[str] = SimpleQueue()
+            self._reader = threading.Thread(target=_put_lines, args=(self._forks.stdout, self._lines))
+            self._reader.start()
+        assert self._forks.stdin is not None
         # Named, so that the remote is asked also where no file has changed.
         options = {"runs": str(self.runs.path), "to": [to], "only": ["a1"], "settle_s": 0.5, **options}
-        print(json.dumps(options), file=self._again.stdin, flush=True)
-        assert select.select([self._again.stdout], [], [], within_s)[0], f"no answer to {options}"
-        said = self._again.stdout.readline()
-        answer = json.loads(said)
-        failed = isinstance(answer, str) or any(result["status"] == "failed" for result in answer)
-        outcome = Outcome(int(failed), answer if isinstance(answer, list) else [], said)
-        assert outcome.status in (status if isinstance(status, tuple) else (status,)), outcome.said
-        return outcome
+        print(json.dumps([fork, options]), file=self._forks.stdin, flush=True)
 
-    def end_again(self) -> None:
-        """End the process of `again`, which must be glad to."""
-        if self._again is not None:
-            self._again.communicate(timeout=60)
-            assert self._again.returncode in (0, 1)
-            self._again = None
+    def ended(self, within_s: float = 120.0) -> Outcome:
+        """Wait for the end of what `begin` began."""
+        said, results = "", []
+        while True:
+            line = self._line(within_s)
+            if isinstance(line, dict) and "status" in line:
+                return Outcome(line["status"], results, said)
+            said += str(line)
+            if isinstance(line, list):
+                results = line
+
+    def _line(self, within_s: float) -> Any:
+        line = self._lines.get(timeout=within_s)
+        try:
+            return json.loads(line)
+        except ValueError:
+            return line
+
+    def again(
+        self, to: str, *, status: int | tuple[int, ...] = 0, within_s: float = 120.0, fork: bool = False, **options: Any
+    ) -> Outcome:
+        """Sync as `sync` does, but with `begin`, and by default one after the other in one process, as `--watch` does."""
+        self._stays = self._stays or not fork
+        self.begin(to, fork=fork, **options)
+        outcome = self.ended(within_s)
+        assert outcome.status in (status if isinstance(status, tuple) else (status,)), outcome.said
+        assert "Traceback" not in outcome.said, outcome.said
+        return outcome
 
     def sync_killed_at(self, to: str, match: str, skip: int, applied: bool, **options: Any) -> bool:
         """
@@ -225,26 +260,71 @@ class House:
         assert double.unknown == []
 
     def living(self) -> list[str]:
-        """The command lines of processes that a sync of ours started, or that this one is."""
-        found = []
+        """The command lines of the syncs that go on here, and of all processes that they started."""
+        return [words for words in self._ours().values() if words]
+
+    def _ours(self) -> dict[int, str]:
+        found = {}
+        forks = self._forks.pid if self._forks is not None else 0
         mark = f"HOME={self.home}".encode()
         for path in Path("/proc").iterdir():
             try:
-                if path.name.isdigit() and mark in (path / "environ").read_bytes().split(b"\0"):
-                    found.append((path / "cmdline").read_bytes().replace(b"\0", b" ").decode())
+                if (
+                    path.name.isdigit()
+                    and path.name != str(forks)
+                    and mark in (path / "environ").read_bytes().split(b"\0")
+                ):
+                    found[int(path.name)] = (path / "cmdline").read_bytes().replace(b"\0", b" ").decode()
             except OSError:
                 continue  # it has ended meanwhile, or is not ours to look at
-        return [words for words in found if words]
+        return found
+
+    def kill_all(self) -> None:
+        """SIGKILL the sync that `begin` began and all that it started, until nothing of it is left."""
+        while numbers := list(self._ours()):
+            for number in numbers:
+                with contextlib.suppress(ProcessLookupError):
+                    os.kill(number, signal.SIGKILL)
+
+    def killed_at(self, to: str, match: str, skip: int, applied: bool, **options: Any) -> bool:
+        """Sync as `sync_killed_at` does, with `begin`, and kill all processes at once."""
+        done = threading.Event()
+
+        def kill(_: Request) -> None:
+            self.kill_all()
+            done.set()
+
+        double: Double = self.double(to)
+        double.fault(match, skip=skip, drop="after" if applied else "before", hook=kill)
+        self.begin(to, **options)
+        outcome = self.ended()
+        double.clear_faults()
+        assert outcome.status in (-signal.SIGKILL, 0), outcome.said
+        assert outcome.status == 0 or done.wait(60)  # else what it finds last of all might be the next sync
+        return outcome.status != 0
 
     def check_nothing_left(self) -> None:
-        """Assert that no process of a sync lives on and that the temp folder is empty."""
-        self.end_again()
+        """Assert that no process of a sync lives on, and that the temp folder is empty."""
+        if self._stays:  # what a remote's client has started for it ends with it
+            self._end_forks()
         wait_until(lambda: not self.living(), 15, f"the end of {self.living()}")
-        # wandb makes two empty folders when it is imported, which stay if the process is killed.
-        left = [str(path.relative_to(self.tmp)) for path in self.tmp.rglob("*") if not _EMPTY_OF_WANDB(path.name)]
+        # The wandb module makes folders when it is imported, and its wandb-core one for a socket: killed, they leave them.
+        empty = re.compile(r"wandb-\d|tmp\w+wandb-(media|artifacts)$")
+        left = [path for path in self.tmp.rglob("*") if not path.is_socket() and not empty.match(path.name)]
         assert left == [], left
 
+    def _end_forks(self) -> None:
+        if self._forks is not None and self._forks.stdin is not None:
+            self._forks.stdin.close()
+            self._forks.wait(60)
+            self._reader.join(60)
+            self._forks = None
+
     def close(self) -> None:
+        for number in self._ours():
+            with contextlib.suppress(ProcessLookupError):
+                os.kill(number, signal.SIGKILL)
+        self._end_forks()
         for process in self._started:
             if process.poll() is None:
                 process.kill()
@@ -274,6 +354,12 @@ def all_at_once(
             yield told
         finally:
             pool.shutdown(cancel_futures=True)
+
+
+def _put_lines(lines: IO[str], queue: SimpleQueue[str]) -> None:
+    with lines:
+        for line in lines:
+            queue.put(line)
 
 
 def rows_of(reader: RunReader) -> list[Row]:

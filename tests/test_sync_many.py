@@ -11,7 +11,6 @@ import sys
 import threading
 import time
 from collections.abc import Callable, Iterator
-from itertools import pairwise
 from pathlib import Path
 
 import pytest
@@ -266,8 +265,9 @@ def test_requests_and_bytes_go_no_faster_than_asked_for(house: House) -> None:
     at: list[float] = []
     house.swanlab.fault("", times=999, hook=lambda _: at.append(time.monotonic()))
     house.sync("swanlab", jobs=3, max_rps=20)
-    for first, last in pairwise(at[::20]):  # over all runs, whatever moment one looks from
-        assert last - first > 0.9
+    assert at[-1] - at[0] > (len(at) - 1) / 20 * 0.9  # over all runs
+    for first, last in zip(at, at[20:], strict=False):  # one may have been late, the other not
+        assert last - first > 0.5
     run = begin(house.runs, "long", steps=())
     for step in range(2000):
         run.log({"loss": loss(step)})

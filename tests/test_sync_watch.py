@@ -100,7 +100,7 @@ def test_rows_arrive_while_the_training_writes_and_the_state_is_true(house: Hous
 
 
 def test_what_is_idle_is_left_alone(house: House) -> None:
-    for run_id in ("i1", "i2", "i3"):
+    for run_id in ("idle-1", "idle-2", "idle-3"):
         made(house.runs, run_id)
         for path in house.runs.folder(run_id).glob("*"):
             os.utime(path, (1e9, 1e9))
@@ -112,7 +112,7 @@ def test_what_is_idle_is_left_alone(house: House) -> None:
         add(run, range(5, 8))
         wait_until(arrived(house, "swanlab", "a1", 8))
         watch.end()
-    assert [label for label in house.swanlab.log[asked:] for run_id in ("i1", "i2", "i3") if run_id in label] == []
+    assert [label for label in house.swanlab.log[asked:] for run_id in ("idle-1", "idle-2", "idle-3") if run_id in label] == []
     assert {result["run"] for result in watch.told} == {"a1"}
 
 
@@ -178,8 +178,11 @@ def test_it_must_be_clear_from_the_start_where_runs_go(house: House) -> None:
         done = subprocess.run(command, env=house.env, cwd=house.home, capture_output=True, text=True, timeout=60)
         return done.returncode, done.stderr
 
-    assert said() == (2, "tracker: to which remote? there are credentials for both remotes; use --to wandb or --to "
-                         "swanlab, or set OFFLINE_TRACKER_TO\n")  # fmt: skip
+    assert said() == (
+        2,
+        "tracker: to which remote? there are credentials for swanlab and wandb; use --to swanlab or --to wandb,"
+        " or set OFFLINE_TRACKER_TO\n",
+    )
     del house.env["WANDB_API_KEY"]
     status, errors = said("--to", "wandb")
     assert status == 2 and "set WANDB_API_KEY" in errors

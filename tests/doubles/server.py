@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import copy
 import json
 import socket
 import struct
@@ -70,6 +71,9 @@ class Double:
     mark shows nothing that arrived later.
     """
 
+    holds: tuple[str, ...] = ()
+    """The attributes that are the service's memory."""
+
     def __init__(self, *, port: int = 0) -> None:
         self.lock = threading.RLock()
         self.log: list[str] = []
@@ -104,6 +108,16 @@ class Double:
         """What the ordered faults that did not happen yet wait for."""
         with self.lock:
             return [fault.match for fault in self._faults if fault.times > 0]
+
+    def state(self) -> Any:
+        """Return what the service holds, to be given to `restore`."""
+        with self.lock:
+            return copy.deepcopy({name: getattr(self, name) for name in self.holds})
+
+    def restore(self, state: Any) -> None:
+        """Hold what the service held at an earlier moment."""
+        with self.lock:
+            vars(self).update(copy.deepcopy(state))
 
     def _take_fault(self, label: str) -> Fault | None:
         with self.lock:

@@ -155,6 +155,8 @@ class SwanlabServer(Double):
             client's own docstring says that the service groups by step; the issue tracker, that both points show.
     """
 
+    holds = ("runs", "_projects", "_deleted")
+
     def __init__(
         self,
         *,

@@ -104,6 +104,8 @@ class WandbServer(Double):
         unknown: GraphQL operations that came and are not served; tests assert that it is empty.
     """
 
+    holds = ("by_path", "_projects", "_deleted", "created")
+
     def __init__(
         self,
         *,
