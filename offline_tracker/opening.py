@@ -14,6 +14,7 @@ from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
+from . import console as consoles
 from . import curve, filesystem, requeue
 from . import rank as ranks  # functions here have a parameter of that name
 from .errors import RunExists, RunNotFound, StoreError, TrackerError, UsageError
@@ -62,6 +63,7 @@ def open_run(
     fork_from: str | None,
     rank: int | None,
     disabled: bool,
+    console: bool | None = None,
 ) -> NullRun:
     """
     Open the run that `init` asks for; see there.
@@ -95,11 +97,14 @@ def open_run(
             _bring_home(away, runs, run_id)
         if run_id in away:
             raise StoreError(f"run {run_id!r} can't be brought from {away.path} to {runs.path}")
-        return _begin(replace(info, id=run_id), runs, resume, reason, begin_at, fork, rank)
+        run = _begin(replace(info, id=run_id), runs, resume, reason, begin_at, fork, rank)
     except StoreError as error:
         if on_error == "raise":
             raise
-        return _begin_away(error, info, runs, run_id, begin_at, rank)
+        run = _begin_away(error, info, runs, run_id, begin_at, rank)
+    if consoles.wanted(console):
+        run.keep_console()
+    return run
 
 
 def _begin(
@@ -160,6 +165,7 @@ def _begin(
         f"nothing in its first call shows which checkpoint it went on from, so its rows follow step {last_step}; "
         f"if that is wrong: tracker rewind {run_id} --step N --runs {runs.path}"
     )
+    log = consoles.ConsoleLog(runs.folder(run_id) / "files", attempt)
     run = Run(
         known if exists else info,
         runs.path,
@@ -171,6 +177,7 @@ def _begin(
         resume_hint=None if at_mark or begin_at is not None else hint,
         rank_given=rank_given,
         closed=closed,
+        console=log,
     )
     if exists:
         logger.info("run %s goes on (%s): attempt %d, last step %s", run_id, reason, attempt, last_step)

@@ -331,6 +331,8 @@ class Runs:
                     if not same or ours.info.uuid != theirs.info.uuid or theirs.last_seq > ours.last_seq:
                         raise StoreError(f"run {run_id!r} in {to.path} is another one, or has gone on there as well")
             _put(ours, to.folder(run_id))
+            if (files := self.folder(run_id) / "files").is_dir():
+                shutil.copytree(files, to.folder(run_id) / "files", symlinks=True, dirs_exist_ok=True)
         shutil.rmtree(self.folder(run_id))
 
 
@@ -1110,6 +1112,21 @@ class RunReader:
     def alerts(self) -> list[Alert]:
         """Return the alerts in order."""
         return [Alert(*row) for row in self._ask("SELECT seq, time, title, text, level FROM alert ORDER BY id")]
+
+    def count_samples(self) -> int:
+        """Return how many samples of the hardware there are."""
+        count: int = self._ask("SELECT count(DISTINCT time) FROM sample")[0][0]
+        return count
+
+    def samples(self, first: int = 0) -> list[Sample]:
+        """Return the samples of the hardware from number *first* on, in the order in which they were taken."""
+        sql = "SELECT min(rowid) FROM sample GROUP BY time ORDER BY min(rowid) LIMIT 1 OFFSET ?"
+        begin = self._ask(sql, (first,))
+        found: dict[float, dict[str, float]] = {}
+        if begin:
+            for time, name, value in self._ask("SELECT time, name, value FROM sample WHERE rowid >= ?", begin[0]):
+                found.setdefault(time, {})[name] = value
+        return [Sample(time, values) for time, values in found.items()]
 
     def environment(self) -> dict[str, Any]:
         """Return the newest attempt's machine, with the packages, which are stored only where they have changed."""

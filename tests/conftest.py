@@ -30,9 +30,10 @@ Python = Callable[..., str]
 
 @pytest.fixture(autouse=True)
 def alone(monkeypatch: pytest.MonkeyPatch) -> Iterator[None]:
-    """No job around this process, no run before the test and none behind it."""
+    """No job around this process, no run before the test and none behind it, and no samples that come when they like."""
     for name in filter(OURS.match, list(os.environ)):
         monkeypatch.delenv(name)
+    monkeypatch.setenv("OFFLINE_TRACKER_SAMPLES_S", "0")
     monkeypatch.setattr(session, "_warned", set())
     yield
     offline_tracker.finish()

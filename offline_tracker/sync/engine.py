@@ -14,7 +14,7 @@ import logging
 import os
 import time
 from collections.abc import Callable, Iterator, Mapping, Sequence
-from dataclasses import asdict, dataclass, field
+from dataclasses import asdict, dataclass, field, replace
 from pathlib import Path
 from typing import Any
 
@@ -25,6 +25,7 @@ from ..errors import (
     NotOurs,
     RemoteDown,
     RemoteError,
+    RemoteRefused,
     RemoteRunGone,
     TrackerError,
     UsageError,
@@ -32,8 +33,9 @@ from ..errors import (
 from ..host import HEARTBEAT_S, Holder
 from ..store import CLOSES, RunReader, Runs
 from ..values import SEPARATOR
+from .besides import Local
 from .ledger import Ledger, Link, read_links
-from .remotes import NAMES, Facts, Found, Mark, Remote, Shipment, Target, create
+from .remotes import NAMES, Besides, Facts, Found, Mark, Remote, Shipment, Tally, Target, create
 
 logger = logging.getLogger("offline_tracker")
 
@@ -313,18 +315,26 @@ class _RunSync:
         rows, total = self._plan(found)
         facts = self._facts()
         digest = _digest(facts)
+        local = Local(self.reader, facts.runtime, self.remote.alerts)
         held_back = self.reader.count_rows(self.curve.spans) - self.curve.count(None, self._reach(found))
         if self.engine.dry_run:
             return self._result("would send" if total or found is None else "nothing new", total, held_back, found)
-        if found is not None and not total and (self.link.state, self.link.facts) == (facts.state, digest):
+        besides = self._besides(found, local)
+        told = (self.link.state, self.link.facts) == (facts.state, digest)
+        if found is not None and not total and not besides and told:
             self.ledger.settled(self.link)
             return self._result("confirmed" if self.sent else "nothing new", self.sent, held_back, found)
         self.sent = max(self.sent, total)  # of a second round only what the first one did not get there is missing
-        self.link = self.ledger.save(self.link)  # intended: from here on a remote run of this id may be ours
+        if self.link.facts != digest:
+            self.notes += self.remote.cannot_say(self.target, facts)
+        # Intended: from here on a remote run of this id may be ours.
+        self.link = self.ledger.save(self.link, besides_sent_at=time.time() if besides else None)
         shipment = self.remote.open(self.target, facts, self._started)
         try:
             self._ship(shipment, rows, total)
+            taken = self._add(shipment, besides)
             found = self._confirm(shipment, found)
+            held = self._confirm_besides(besides, taken)
             self.ledger.settled(self.link)
             confirmed = self.curve.mark(self._reach(found))
             self.link = self.ledger.save(
@@ -334,12 +344,74 @@ class _RunSync:
                 confirmed_rows=confirmed.rows or 0,
                 confirmed_at=time.time(),
                 url=shipment.url or found.url,
+                samples=held.samples,
+                lines=held.lines,
+                besides_sent_at=None,
             )
             shipment.finish(facts)
-            self.link = self.ledger.save(self.link, state=facts.state, facts=digest)
+            alerts = self.link.alerts + len(besides.alerts)
+            self.link = self.ledger.save(self.link, state=facts.state, facts=digest, alerts=alerts)
+            self.notes += shipment.notes
         finally:
             shipment.close()
         return self._result("confirmed", self.sent, held_back, found)
+
+    def _besides(self, found: Found | None, local: Local) -> Besides:
+        """Return what the remote lacks beside the rows: how much of it is there, it says itself."""
+        link = self.link
+        if found is None:
+            return local.above(Tally(), link.alerts)
+        if self.ledger.link(*link.key) is None and (last := found.mark.last_step) is not None:
+            # The ledger is lost. Alerts can't be counted at a remote; those up to its last row have been there.
+            newest = next(self.curve.rows(last - 1, last), None)
+            link = self.link = replace(link, alerts=local.alerts_upto(newest.seq if newest else 0))
+            doubt = True
+        else:
+            doubt = link.besides_sent_at is not None
+        wanted = local.tally
+        if not wanted.samples and not wanted.lines:
+            return local.above(Tally(), link.alerts)
+        held = self._held(link)
+        settle_s = self.remote.settle_s if self.engine.settle_s is None else self.engine.settle_s
+        moved_at, poll_s = time.monotonic(), _POLL_S[0]
+        while (doubt and held != wanted) or not _reaches(held, Tally(link.samples, link.lines)):
+            if time.monotonic() > moved_at + settle_s:
+                break
+            poll_s = self._pause(poll_s)
+            if (again := self._held(link)) != held:
+                held, moved_at = again, time.monotonic()
+        return local.above(held, link.alerts)
+
+    def _held(self, link: Link) -> Tally:
+        """Read how much the remote holds; of what it can't tell, or does not show at all, what we know."""
+        try:
+            tally = self.remote.tally(self.target)
+        except RemoteRefused:  # a server that does not count these
+            tally = Tally()
+        return Tally(tally.samples or link.samples, tally.lines or link.lines)
+
+    def _add(self, shipment: Shipment, besides: Besides) -> str:
+        """Send what goes up beside the rows; ``acked``, ``sent`` or ``refused``."""
+        try:
+            return "acked" if not besides or shipment.add(besides) else "sent"
+        except RemoteDown as error:
+            raise _Interrupted(error) from error
+        except RemoteRefused as error:  # no reason to keep back the rows
+            self.notes.append(f"not all samples and lines of the console were taken: {error}")
+            return "refused"
+
+    def _confirm_besides(self, besides: Besides, taken: str) -> Tally:
+        """Wait until the remote shows what was sent beside the rows; it may be slow to, but the rows are there."""
+        if taken == "refused" or not (besides.samples or besides.lines):
+            return besides.after  # they would be refused for ever
+        end = time.monotonic() + min(self.engine.confirm_s, 2 * self.remote.settle_s)
+        poll_s = _POLL_S[0]
+        while not _reaches(shown := self._held(self.link), besides.after):
+            if time.monotonic() > end:
+                self.notes.append(f"{self.remote.name} does not show all samples and lines of the console yet")
+                return besides.after if taken == "acked" else shown
+            poll_s = self._pause(poll_s)
+        return besides.after
 
     def _started(self, children: Mapping[str, Any]) -> None:
         self.ledger.children(self.link.uuid, {"remote": self.remote.name, **children})
@@ -561,6 +633,10 @@ def _batches(rows: Iterator[Row], most_rows: int, most_points: int) -> Iterator[
         points += len(row.values)
     if batch:
         yield batch
+
+
+def _reaches(held: Tally, wanted: Tally) -> bool:
+    return (held.samples or 0) >= (wanted.samples or 0) and (held.lines or 0) >= (wanted.lines or 0)
 
 
 def _digest(facts: Facts) -> str:

@@ -26,7 +26,7 @@ from ..errors import NewerSchema, RunBusy, StoreError
 from ..host import Holder
 
 SCHEMA = Migrations("ledger")
-VERSION = 1
+VERSION = 3
 
 
 @SCHEMA()  # type: ignore[untyped-decorator]
@@ -58,6 +58,20 @@ def m001_links_batches_leases(db: Database) -> None:
     )
 
 
+@SCHEMA()  # type: ignore[untyped-decorator]
+def m003_besides(db: Database) -> None:
+    db.executescript(
+        """
+        -- How many samples, console lines and alerts of the run the remote holds.
+        ALTER TABLE link ADD COLUMN samples INTEGER NOT NULL DEFAULT 0;
+        ALTER TABLE link ADD COLUMN lines INTEGER NOT NULL DEFAULT 0;
+        ALTER TABLE link ADD COLUMN alerts INTEGER NOT NULL DEFAULT 0;
+        ALTER TABLE link ADD COLUMN besides_sent_at REAL;  -- when more of them were sent; NULL: they were seen there since
+        ALTER TABLE link ADD COLUMN downtime INTEGER NOT NULL DEFAULT 0;  -- 1: the run's clock goes on between attempts
+        """
+    )
+
+
 @dataclass(frozen=True)
 class Link:
     """
@@ -67,6 +81,9 @@ class Link:
         made_at: when the remote run was seen to exist; None while it is only intended.
         sent_seq: number of the newest call that was sent, *sent_step* its step.
         facts: digest of what else the remote was told (config, name, tags...).
+        samples, lines, alerts: how many of the run's the remote holds; *besides_sent_at* when more of them were sent,
+            None if they were seen there.
+        downtime: whether the time between two attempts counts as time that the run has run.
     """
 
     uuid: str
@@ -85,6 +102,11 @@ class Link:
     confirmed_at: float | None = None
     state: str | None = None
     facts: str | None = None
+    samples: int = 0
+    lines: int = 0
+    alerts: int = 0
+    besides_sent_at: float | None = None
+    downtime: int = 0
 
     @property
     def key(self) -> tuple[str, str, str]:
@@ -287,7 +309,7 @@ def _select_links(ledger: Path, mode: str) -> list[Link]:
             raise NewerSchema(f"{ledger} was written by a newer offline_tracker; update this one")
         if version < 1:
             return []  # a sync has just begun to make it
-        return [
-            Link(*row)
-            for row in db.execute(f"SELECT {', '.join(_COLUMNS)} FROM link ORDER BY run, remote, server").fetchall()
-        ]
+        there = {row[1] for row in db.execute("PRAGMA table_info(link)").fetchall()}
+        names = [name for name in _COLUMNS if name in there]  # an older version's has fewer
+        rows = db.execute(f"SELECT {', '.join(names)} FROM link ORDER BY run, remote, server").fetchall()
+        return [Link(**dict(zip(names, row, strict=True))) for row in rows]

@@ -33,7 +33,7 @@ from ...errors import (
     RemoteRunGone,
     UsageError,
 )
-from . import UUID_KEY, Curve, Facts, Found, Mark, Target
+from . import UUID_KEY, Alert, Besides, Curve, Facts, Found, Mark, Tally, Target
 from .wandb_log import LINE_MAX_BYTES, TransactionLog
 
 _TESTED = "wandb>=0.31,<0.32"
@@ -41,8 +41,11 @@ _BAD_PROJECT = re.compile(r"[/\\#?%:]")
 _BAD_ID = re.compile(r"[:;,#?/']")
 _RESERVED = frozenset(("_step", "_timestamp", "_runtime", "_wandb"))
 _HTTP_ERROR = re.compile(r'"msg":"api: HTTP error".*"status":(?P<status>\d+)')
+_ALERT_ERROR = re.compile(r"sendAlert: failed[^:]*: (.*?)\",")
 _TIMEOUT_S = 10
 _END_S = 30.0
+_TAG_MAX = 64
+_SAME_S = 0.001
 
 # The client's own bound is 7 days. Whole seconds: it cuts 0.5 down to nothing and then takes its default of 15.
 _BOUNDS = {
@@ -76,6 +79,15 @@ _FOREIGN = (
     "JOB_TYPE",
 )
 
+# What wandb-core itself reads when it goes on with a run; the public API has no counts of lines and events.
+_COUNTS = """
+query RunResumeStatus($project: String, $entity: String, $name: String!) {
+    model(name: $project, entityName: $entity) {
+        bucket(name: $name, missingOk: true) { logLineCount eventsLineCount }
+    }
+}
+"""
+
 # The uploader ends when its standard input does: that is when we die, however we do. Its own child, wandb-core, has a
 # session of its own, which no signal to a process group reaches, but it watches this process.
 _WRAPPER = """
@@ -93,6 +105,7 @@ class WandbRemote:
     """W&B, or a self-hosted server of it; see `remotes.Remote`."""
 
     name = "wandb"
+    alerts = True
     settle_s = 5.0  # a request that was on its way when an uploader died was seen to be applied 3 s later
 
     def __init__(self) -> None:
@@ -173,6 +186,15 @@ class WandbRemote:
         app = self.server.replace("//api.", "//", 1)
         return f"{app}/{target.entity}/{target.project}/runs/{target.remote_id}"
 
+    def tally(self, target: Target) -> Tally:
+        where = {"project": target.project, "entity": target.entity, "name": target.remote_id}
+        with self._said(f"read {target.project}/{target.remote_id}"):
+            try:
+                run = self._api._service_api.execute_graphql(_COUNTS, where)["model"]["bucket"]
+                return Tally(run["eventsLineCount"], run["logLineCount"])
+            except (AttributeError, LookupError, TypeError):  # it is no public interface
+                return Tally()
+
     def agrees(self, found: Mark, local: Mark) -> bool:
         return (found.last_step, found.rows) == (local.last_step, local.rows)
 
@@ -195,6 +217,14 @@ class WandbRemote:
                 out[name] = "too large: becomes infinity"
         return out
 
+    def cannot_say(self, target: Target, facts: Facts) -> list[str]:
+        bad = [tag for tag in facts.tags if not 0 < len(tag) <= _TAG_MAX]
+        return (
+            [f"wandb takes tags of 1 to {_TAG_MAX} characters, so {', '.join(map(repr, bad))} is left out"]
+            if bad
+            else []
+        )
+
 
 class WandbShipment:
     """
@@ -208,6 +238,8 @@ class WandbShipment:
         self, remote: WandbRemote, target: Target, facts: Facts, started: Callable[[Mapping[str, Any]], None]
     ) -> None:
         self.url: str | None = remote._url(target)
+        self.notes: list[str] = []
+        self._alerts: Sequence[Alert] = ()
         self._remote, self._target, self._facts = remote, target, facts
         self._folder = Path(tempfile.gettempdir()).resolve() / f"offline_tracker-{secrets.token_hex(8)}"
         started({"folder": str(self._folder)})  # before there is any, so that one that is left is known
@@ -243,6 +275,21 @@ class WandbShipment:
         self._log.flush()
         return False
 
+    def add(self, besides: Besides) -> bool:
+        began_at = self._facts.created_at
+        for sample in besides.samples:
+            # W&B counts the seconds of a sample from the start of the run, which has stood still between two attempts.
+            if abs(sample.time - sample.seconds - began_at) > _SAME_S:
+                began_at = sample.time - sample.seconds
+                self._log.run(self._target.remote_id, self._facts, began_at)
+            self._log.sample(sample)
+        self._log.lines(besides.lines)
+        self._log.flush()
+        self._alerts = besides.alerts  # for the end: when the rows are there, and are not sent again
+        if besides.lines and not besides.first_line:
+            self.notes.append("wandb gives lines of the console the time at which they were synced")
+        return False
+
     def complaint(self) -> str | None:
         self._said.seek(0)
         lines = self._said.read().decode(errors="replace").splitlines()
@@ -259,15 +306,17 @@ class WandbShipment:
 
     def _cause(self) -> str:
         """The last request that failed for good, from wandb-core's log: what it shows to users often leaves that out."""
-        cause = ""
+        found = list(self._logged(_HTTP_ERROR))
+        return f" (HTTP {found[-1]['status']})" if found else ""
+
+    def _logged(self, pattern: re.Pattern[str]) -> Iterator[re.Match[str]]:
         for path in self._folder.glob("wandb/logs/debug-sync.*.log"):
-            for line in path.read_text(errors="replace").splitlines():
-                if (found := _HTTP_ERROR.search(line)) is not None:
-                    cause = f" (HTTP {found['status']})"
-        return cause
+            yield from filter(None, map(pattern.search, path.read_text(errors="replace").splitlines()))
 
     def finish(self, facts: Facts) -> None:
-        self._log.summary(facts.summary)
+        for alert in self._alerts:
+            self._log.alert(alert)
+        self._log.summary(facts.summary, facts.seconds)
         ended = facts.state in ("finished", "failed")
         code = (0 if facts.state == "finished" else facts.exit_code or 1) if ended else None
         self._log.exit(code, facts.seconds)
@@ -276,6 +325,7 @@ class WandbShipment:
             self._process.wait(_END_S)
         except subprocess.TimeoutExpired:
             raise RemoteDown(self.complaint() or f"wandb: the uploader did not end within {_END_S:.0f} s") from None
+        self.notes += [f"wandb did not take an alert: {found[1]}" for found in self._logged(_ALERT_ERROR)]
         if not ended:
             return
         end = time.monotonic() + _END_S
@@ -306,8 +356,14 @@ def _environment(folder: Path, program: str) -> dict[str, str]:
     """The uploader's environment: the key as it was given to us, nothing of another run, and nothing shown to a person."""
     foreign = {f"WANDB_{name}" for name in _FOREIGN}
     kept = {name: value for name, value in os.environ.items() if name not in foreign}
-    # Without a program of its own, the run's would become the wandb command itself.
-    ours = {"WANDB_DIR": str(folder), "WANDB_PROGRAM": program, "NO_COLOR": "1", "WANDB_SILENT": "false"}
+    ours = {
+        "WANDB_DIR": str(folder),
+        "WANDB_PROGRAM": program,  # without one of its own, the run's would become the wandb command itself
+        "WANDB_RESUME": "allow",  # else samples and lines of the console would begin again at number 0 there
+        "WANDB_CONSOLE": "off",  # the lines that we send go on all the same, without a file that holds only the last ones
+        "NO_COLOR": "1",
+        "WANDB_SILENT": "false",
+    }
     return {**_BOUNDS, **kept, **ours}
 
 
