@@ -29,6 +29,10 @@ def sync(
         str,
         typer.Option(metavar="keep|new-run", help="When a remote holds superseded rows: report it, or replay anew."),
     ] = "keep",
+    downtime: Annotated[
+        bool | None,
+        typer.Option("--downtime/--no-downtime", help="Count the time between attempts, too; the first time."),
+    ] = None,
     settle: Annotated[
         float | None,
         typer.Option(min=0, metavar="SECONDS", help="How long to wait for what a killed sync had in flight."),
@@ -56,6 +60,7 @@ def sync(
             dry_run=dry_run,
             eager=eager,
             on_conflict=on_conflict,
+            downtime=downtime,
             settle_s=settle,
             progress=progress,
             done=None if as_json else _print,

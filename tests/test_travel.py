@@ -2,7 +2,14 @@
 
 from __future__ import annotations
 
+import getpass
+import json
+import os
+import platform
 import shutil
+import sqlite3
+import subprocess
+import sys
 import threading
 import time
 from collections.abc import Iterable, Iterator
@@ -16,10 +23,10 @@ from offline_tracker import Run, console, curve, journal
 from offline_tracker.errors import UsageError
 from offline_tracker.host import packages
 from offline_tracker.sampling import SAMPLES_S, _Cpu, process
-from tests.doubles.server import wait_until
+from tests.doubles.server import Double, wait_until
 from tests.doubles.swanlab import SwanlabServer
 from tests.doubles.wandb import WandbServer
-from tests.syncing import REMOTES, House, add, begin, losses, made
+from tests.syncing import _SYNC, REMOTES, ROOT, House, add, begin, losses, made
 
 
 @pytest.fixture
@@ -179,9 +186,9 @@ def test_a_sample_costs_next_to_nothing() -> None:
 
 
 def test_each_sample_arrives_once_with_the_clock_of_the_run(house: House) -> None:
+    run = begin(house.runs, steps=range(2))
     now = time.time()
     first = [({"cpu": 1.0 + number, "proc.memory.rssMB": 100.0}, now + number) for number in range(3)]
-    run = begin(house.runs, steps=range(2))
     take(run, first)
     house.sync(REMOTES)
     offline_tracker.finish()
@@ -280,3 +287,131 @@ def test_lines_that_a_remote_refuses_keep_no_rows_back(house: House) -> None:
     [note] = house.sync("swanlab").result["notes"]
     assert note.startswith("not all samples and lines of the console were taken: swanlab: can't send lines")
     house.check("swanlab", "a1", losses(range(2)))
+
+
+# How long a run has run.
+
+
+@pytest.mark.parametrize("downtime", [False, True])
+def test_the_time_between_attempts_counts_only_if_it_is_asked_for(house: House, downtime: bool) -> None:
+    made(house.runs, steps=range(2))
+    with sqlite3.connect(house.runs.folder("a1") / "run.db") as db:  # an hour ago
+        db.execute("UPDATE attempt SET started_at = started_at - 3600, ended_at = ended_at - 3600")
+        db.execute("UPDATE call SET time = time - 3600")
+        db.execute("UPDATE run SET created_at = created_at - 3600")
+    db.close()
+    house.sync("wandb", downtime=downtime or None)
+    made(house.runs, steps=range(2, 4))
+    result = house.sync("wandb").result  # the link remembers
+    assert result["notes"] == []
+    run = house.wandb.runs["a1"]
+    times = [row.time for row in house.local("a1")]
+    with house.runs.read("a1") as reader:
+        starts = [attempt.started_at for attempt in reader.attempts]
+    ran_s = times[-1] - starts[0] if downtime else times[1] - starts[0] + times[-1] - starts[1]
+    assert run.history[-1]["_runtime"] == pytest.approx(ran_s, abs=1e-6) and (ran_s > 3600) is downtime
+    assert run.summary["_wandb"] == {"runtime": int(ran_s)}
+    if downtime:
+        [note] = house.sync("wandb", downtime=False).result["notes"]
+        assert note == "counts its whole time already; --downtime counts once"
+
+
+# Later changes, and whose they are.
+
+
+def test_what_a_later_attempt_changes_follows_or_is_said(house: House) -> None:
+    made(house.runs, steps=range(2), name="first", tags=["x"], config={"lr": 0.1})
+    assert [result["notes"] for result in house.sync(REMOTES).results] == [[], []]
+    later = {"name": "second", "tags": ["y", "z"], "notes": "a note", "group": "g", "config": {"lr": 0.2, "new": 1}}
+    made(house.runs, steps=range(2, 4), job_type="train", **later)
+    wandb, swanlab = house.sync(REMOTES).results
+    run = house.wandb.runs["a1"]
+    assert (run.display_name, run.tags, run.notes, run.group, run.job_type) == (
+        "second",
+        ["y", "z"],
+        "a note",
+        "g",
+        "train",
+    )
+    assert {"lr": 0.2, "new": 1}.items() <= run.config.items() and wandb["notes"] == []
+    assert {"lr": 0.2, "new": 1}.items() <= house.swanlab.runs["a1"].config.items()
+    told = "swanlab keeps what it was told first; since then changed: name, notes, group, job_type, tags"
+    assert swanlab["notes"] == [told]
+    made(house.runs, steps=range(4, 6))
+    assert [result["notes"] for result in house.sync(REMOTES).results] == [[], []]  # said once
+    check_clean(house)
+
+
+def test_what_a_remote_cannot_hold_is_said_once(house: House) -> None:
+    tags = [*(f"tag {number}" for number in range(31)), "t" * 65]
+    run = begin(house.runs, steps=range(2), tags=tags, notes="n" * 1025, name="n" * 513)
+    run.define_metric("loss", summary="min")
+    run.flush()
+    wandb, swanlab = house.sync(REMOTES).results
+    assert wandb["notes"] == [f"wandb takes tags of 1 to 64 characters, so {'t' * 65!r} is left out"]
+    assert house.wandb.runs["a1"].tags == tags[:31]
+    assert swanlab["notes"] == [
+        "swanlab takes notes of 1024 characters; the rest of them is left out",
+        "swanlab takes 30 tags; the last 2 are left out",
+        "swanlab takes 512 characters; name is cut",
+        "swanlab does not take what define_metric says",
+    ]
+    add(run, range(2, 4))
+    assert [result["notes"] for result in house.sync(REMOTES).results] == [[], []]
+    check_clean(house)
+
+
+TRAIN_ELSEWHERE = """
+import os, platform, socket, sys
+socket.gethostname = platform.node = lambda: "train-node-7"
+os.environ["SLURM_JOB_ID"] = "4711"
+import offline_tracker
+run = offline_tracker.init(project="p", id="a1", dir=sys.argv[1], console=True, resume="allow")
+for step in range(int(sys.argv[2]), int(sys.argv[2]) + 3):
+    run.log({"loss": step}, step=step)
+print("printed there")
+run.alert("Careful", "there")
+run.sample({"cpu": 3.0, "memory_percent": 4.0})
+offline_tracker.finish()
+"""
+
+
+def test_nothing_of_the_machine_that_syncs_travels(house: House, tmp_path: Path) -> None:
+    if subprocess.run(["unshare", "-u", "true"], capture_output=True).returncode:
+        pytest.skip("needs a hostname of its own, which takes a privilege")
+    seen: list[str] = []
+
+    def watch(double: Double) -> None:
+        handle = double.handle
+        double.handle = lambda request: (seen.append(f"{request}"), handle(request))[1]  # type: ignore[method-assign]
+
+    watch(house.wandb)
+    watch(house.swanlab)
+    there = tmp_path / "there"
+    there.mkdir()
+    for first in (0, 3):
+        command = [sys.executable, "-c", TRAIN_ELSEWHERE, str(house.runs.path), str(first)]
+        subprocess.run(command, check=True, cwd=there, env={**os.environ, "PYTHONPATH": str(ROOT)}, timeout=60)
+        # The training's machine knows these as well here; they are made to be those of another one.
+        with sqlite3.connect(house.runs.folder("a1") / "run.db") as db:
+            for number, text in db.execute("SELECT id, environment FROM attempt").fetchall():
+                environment = {**json.loads(text), "executable": "/opt/python", "cwd": "/data", "args": ["--lr", "1"]}
+                environment |= {"program": "/data/train.py", "packages": ["torch==9.9"], "os": "Plan 9"}
+                db.execute("UPDATE attempt SET environment = ? WHERE id = ?", (json.dumps(environment), number))
+        db.close()
+        options = {"runs": str(house.runs.path), "to": list(REMOTES), "settle_s": 0.5}
+        sync = ["unshare", "-u", "sh", "-c", 'hostname sync-host-93 && exec "$@"', "-", sys.executable, "-c", _SYNC]
+        env = {**house.env, "PYTHONPATH": str(ROOT), "USER": "sync-user-93", "LOGNAME": "sync-user-93"}
+        out = subprocess.run([*sync, json.dumps(options)], cwd=house.home, env=env, capture_output=True, timeout=120)
+        assert out.returncode == 0, out.stderr
+    text = "\n".join(seen)
+    for word in ("train-node-7", "/data/train.py", "torch==9.9", "4711", "printed there", "Careful"):
+        assert word in text, word
+    user = getpass.getuser()
+    for word in ("sync-host-93", "sync-user-93", str(tmp_path), str(ROOT), sys.executable, platform.release()):
+        assert word not in text, (word, text[max(0, text.find(word) - 200) : text.find(word) + 100])
+    assert f'"{user}"' not in text
+    run = house.wandb.runs["a1"]
+    assert (run.host, run.program, run.metadata["host"]) == ("train-node-7", "/data/train.py", "train-node-7")
+    assert (house.swanlab.runs["a1"].metadata or {})["hostname"] == "train-node-7"
+    check_clean(house)

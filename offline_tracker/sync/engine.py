@@ -96,6 +96,7 @@ def sync(
     dry_run: bool = False,
     eager: bool = False,
     on_conflict: str = "keep",
+    downtime: bool | None = None,
     settle_s: float | None = None,
     confirm_s: float = CONFIRM_S,
     progress: Progress | None = None,
@@ -113,6 +114,7 @@ def sync(
         dry_run: only read, and say what would be sent.
         eager: send also rows that a resume from a checkpoint might still take back.
         on_conflict: ``keep``: report it and send nothing. ``new-run``: replay into a new remote run.
+        downtime: count the time between two attempts as time that the run has run; the link remembers it, like *project*.
         settle_s: how long a lost answer's effect is waited for; each remote has its own default.
         confirm_s: how long a remote may show no progress.
         done: called with each result as it comes.
@@ -129,7 +131,9 @@ def sync(
         raise UsageError(f"no folder {str(home.path)!r}; name the runs folder, or set OFFLINE_TRACKER_DIR")
     chosen = [home.find(text) for text in only] or home.ids()
     with Ledger(home.path) as ledger:
-        engine = Engine(home, ledger, project, entity, dry_run, eager, on_conflict, settle_s, confirm_s, progress)
+        engine = Engine(
+            home, ledger, project, entity, dry_run, eager, on_conflict, downtime, settle_s, confirm_s, progress
+        )
         results = []
         for run_id, name in engine.pairs(chosen, to):
             result = engine.sync_run(run_id, name)
@@ -150,6 +154,7 @@ class Engine:
     dry_run: bool
     eager: bool
     on_conflict: str
+    downtime: bool | None
     settle_s: float | None
     confirm_s: float
     progress: Progress | None
@@ -262,9 +267,14 @@ class _RunSync:
                 engine.project or info.project or DEFAULT_PROJECT,
                 engine.entity or info.entity or default_entity,
                 info.id,
+                downtime=int(engine.downtime or False),
             )
         elif (engine.project or link.project) != link.project or (engine.entity or link.entity) != link.entity:
             self.notes.append(f"is linked to {link.entity}/{link.project} already; --project and --entity count once")
+        if engine.downtime is not None and engine.downtime != bool(link.downtime):
+            self.notes.append(
+                f"counts its {'whole' if link.downtime else 'running'} time already; --downtime counts once"
+            )
         self.link = link
         self.limit = self._limit()
 
@@ -307,7 +317,8 @@ class _RunSync:
             number += 1  # that is another run's own id
         self.notes.append(f"{why}; replayed into the new remote run {new_id}")
         self.ledger.settled(self.link)
-        blank = Link(*self.link.key, self.link.run, self.link.project, self.link.entity, new_id)
+        downtime = self.link.downtime if self.engine.downtime is None else int(self.engine.downtime)
+        blank = Link(*self.link.key, self.link.run, self.link.project, self.link.entity, new_id, downtime=downtime)
         self.link = self.ledger.save(blank)
 
     def _round(self) -> SyncResult:
@@ -569,6 +580,7 @@ class _RunSync:
             [attempt.after_seq for attempt in reader.attempts],
             [attempt.started_at for attempt in reader.attempts],
             reader.last_times(self.curve.spans),
+            bool(self.link.downtime),
         )
         environment = reader.environment()
         packages = environment.pop("packages", ())
