@@ -280,6 +280,29 @@ def test_lines_whose_answer_was_lost_arrive_once(house: House) -> None:
     house.check("swanlab", "a1", losses(range(2)))
 
 
+@pytest.mark.parametrize("applied", [False, True])
+@pytest.mark.parametrize(
+    ("remote", "match", "skip"), [("wandb", "file_stream", 0), ("swanlab", "POST /house/metrics", 2)]
+)
+def test_what_a_killed_sync_had_in_flight_arrives_once(
+    house: House, remote: str, match: str, skip: int, applied: bool
+) -> None:
+    run = begin(house.runs, steps=range(3), console=True)
+    print("one\ntwo")
+    take(run, [({"memory_percent": float(number)}, time.time() + number) for number in range(2)])
+    offline_tracker.finish()
+    assert house.sync_killed_at(remote, match, skip, applied)
+    house.sync(remote)
+    house.check(remote, "a1", losses(range(3)))
+    if remote == "wandb":
+        there = house.wandb.runs["a1"]
+        assert [line.split(" ", 1)[1] for line in there.output] == ["one", "two"]
+        assert [event["system.memory_percent"] for event in there.events] == [0.0, 1.0]
+    else:
+        assert [line.message for line in house.swanlab.runs["a1"].logs] == ["one", "two"]
+        assert house.swanlab.points("a1", "__swanlab__.mem.pct") == [(0, 0.0), (1, 1.0)]
+
+
 def test_lines_that_a_remote_refuses_keep_no_rows_back(house: House) -> None:
     begin(house.runs, steps=range(2), console=True)
     print("one")
