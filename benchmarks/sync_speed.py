@@ -84,7 +84,7 @@ def make_wandb_many(folder: Path, runs: int, rows: int) -> None:
         log.environment(facts)
         for index in range(rows):
             log.history(Row(index, time.time(), row(index), index), float(index))
-        log.summary(row(rows))
+        log.summary(row(rows), float(rows))
         log.exit(0, float(rows))
         log.close()
 

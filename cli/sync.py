@@ -35,6 +35,10 @@ def sync(
             help="When a remote holds superseded rows: report it, replay anew, or have it take them back (W&B).",
         ),
     ] = "keep",
+    downtime: Annotated[
+        bool | None,
+        typer.Option("--downtime/--no-downtime", help="Count the time between attempts, too; the first time."),
+    ] = None,
     settle: Annotated[
         float | None,
         typer.Option(min=0, metavar="SECONDS", help="How long to wait for what a killed sync had in flight."),
@@ -72,6 +76,7 @@ def sync(
         "entity": entity,
         "eager": eager,
         "on_conflict": on_conflict,
+        "downtime": downtime,
         "settle_s": settle,
         "patience_s": engine.PATIENCE_S if patience is None else patience,
         "adopt": adopt,

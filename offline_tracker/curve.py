@@ -129,7 +129,10 @@ def lost_steps(rewinds: Iterable[_Rewind], sent_seq: int, sent_step: int) -> tup
 
 
 def runtime(
-    after_seqs: Sequence[int], started_at: Sequence[float], last_times: Sequence[float | None]
+    after_seqs: Sequence[int],
+    started_at: Sequence[float],
+    last_times: Sequence[float | None],
+    downtime: bool = False,
 ) -> tuple[Callable[[int, float], float], float]:
     """
     Return what tells the seconds that a run had run at a call, and how long it has run in all.
@@ -140,12 +143,13 @@ def runtime(
     Args:
         after_seqs: of each attempt, the run's newest call before it; *started_at* its start, in unix seconds.
         last_times: the time of its newest call that holds, None if there is none.
+        downtime: let the clock go on between attempts.
     """
     offsets: list[float] = []
     total = 0.0
     for start, last in zip(started_at, last_times, strict=True):
-        offsets.append(total)
-        total += max(0.0, last - start) if last is not None else 0.0
+        offsets.append(max(0.0, start - started_at[0]) if downtime else total)
+        total = offsets[-1] + max(0.0, last - start) if last is not None else total
 
     def seconds(seq: int, time: float) -> float:
         attempt = max(0, bisect_left(after_seqs, seq) - 1)

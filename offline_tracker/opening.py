@@ -15,6 +15,7 @@ from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
+from . import console as consoles
 from . import curve, filesystem, requeue
 from . import rank as ranks  # functions here have a parameter of that name
 from .compat import generate_id
@@ -66,6 +67,7 @@ def open_run(
     rank: int | None,
     disabled: bool,
     born_at: float,
+    console: bool | None = None,
 ) -> NullRun:
     """
     Open the run that `init` asks for; see there.
@@ -73,6 +75,7 @@ def open_run(
     Args:
         folder: the runs folder, or None for the environment's or the default.
         born_at: when this process began, unix seconds.
+        console: whether to keep what is printed; None: as the environment says.
     """
     runs = Runs(folder or os.environ.get("OFFLINE_TRACKER_DIR") or DEFAULT_RUNS)
     if disabled:
@@ -100,11 +103,14 @@ def open_run(
             _bring_home(away, runs, run_id)
         if run_id in away:
             raise StoreError(f"run {run_id!r} can't be brought from {away.path} to {runs.path}")
-        return _begin_when_free(replace(info, id=run_id), runs, resume, reason, begin_at, fork, rank)
+        run = _begin_when_free(replace(info, id=run_id), runs, resume, reason, begin_at, fork, rank)
     except StoreError as error:
         if on_error == "raise":
             raise
-        return _begin_away(error, info, runs, run_id, begin_at, rank)
+        run = _begin_away(error, info, runs, run_id, begin_at, rank)
+    if consoles.wanted(console):
+        run.keep_console()
+    return run
 
 
 def _begin_when_free(info: RunInfo, *how: Any) -> Run:
@@ -185,6 +191,7 @@ def _begin(
         f"nothing in its first call shows which checkpoint it went on from, so its rows follow step {last_step}; "
         f"if that is wrong: tracker rewind {run_id} --step N --runs {runs.path}"
     )
+    log = consoles.ConsoleLog(runs.folder(run_id) / "files", attempt, waits=not (place.network or in_pieces))
     run = Run(
         known if exists else info,
         runs.path,
@@ -196,6 +203,7 @@ def _begin(
         resume_hint=None if at_mark or begin_at is not None else hint,
         rank_given=rank_given,
         closed=closed,
+        console=log,
     )
     if exists:
         logger.info("run %s goes on (%s): attempt %d, last step %s", run_id, reason, attempt, last_step)
@@ -307,6 +315,8 @@ def _move(away: Runs, runs: Runs, run_id: str) -> None:
                 if not same or ours.info.uuid != theirs.info.uuid or theirs.last_seq > ours.last_seq:
                     raise StoreError(f"run {run_id!r} in {runs.path} is another one, or has gone on there as well")
         put(ours, runs.folder(run_id))
+        if (files := away.folder(run_id) / "files").is_dir():
+            shutil.copytree(files, runs.folder(run_id) / "files", symlinks=True, dirs_exist_ok=True)
     shutil.rmtree(away.folder(run_id))
 
 

@@ -18,6 +18,7 @@ from .journal import CLOSES, EXPLICIT
 from .values import Scalar, points, shown, to_json
 
 if TYPE_CHECKING:
+    from .console import ConsoleLog
     from .device import DeviceScalars, Pending
     from .store import RunInfo
     from .writer import Writer
@@ -289,6 +290,7 @@ class Run(NullRun):
         resume_hint: what to say if none of them is proven, or None.
         started_at: unix seconds.
         closed: called when all is written and the files are closed.
+        console: what alerts, and if it is asked for all that is printed, are written to.
     """
 
     def __init__(
@@ -304,10 +306,12 @@ class Run(NullRun):
         resume_hint: str | None = None,
         rank_given: int | None = None,
         closed: Callable[[], object] | None = None,
+        console: ConsoleLog | None = None,
     ) -> None:
         super().__init__(info, runs)
+        self._console = console
         self._closed = closed
-        self.at_end: list[Callable[[], object]] = []
+        self.at_end: list[Callable[[], object]] = [console.close] if console is not None else []
         self.entity = info.entity or ""
         self.resumed = last_seq > 0
         self._writer = writer
@@ -482,7 +486,17 @@ class Run(NullRun):
         )
 
     def alert(self, title: str, text: str = "", level: Any = "INFO", **ignored: Any) -> None:
-        self._put(journal.ALERT, time.time(), self._seq, str(title), str(text), str(getattr(level, "value", level)))
+        level = str(getattr(level, "value", level))
+        self._put(journal.ALERT, time.time(), self._seq, str(title), str(text), level)
+        if self._console is not None:
+            self._console.alert(level, str(title), str(text))
+
+    def keep_console(self) -> None:
+        """Record what this process prints, until the attempt ends."""
+        from .console import Tee
+
+        if self._console is not None:
+            self.at_end.append(Tee(self._console).close)
 
     def sample(self, values: Mapping[str, float]) -> None:
         """Record what the hardware does; as `learn`, only once there is something else on record."""
@@ -570,9 +584,10 @@ class Run(NullRun):
             store.close()
 
     def _end_all(self) -> None:
-        while self.at_end:
+        ends, self.at_end = self.at_end, []
+        for end in reversed(ends):
             try:
-                self.at_end.pop()()
+                end()
             except Exception as error:
                 self._warn("end", f"{type(error).__name__}: {error}")
 

@@ -43,6 +43,7 @@ def init(
     fork_from: str | None = None,
     reinit: Any = None,
     mode: str | None = None,
+    console: bool | None = None,
     **others: Any,
 ) -> Any:
     """
@@ -60,6 +61,7 @@ def init(
         fork_from: "ID?_step=N": begin a new run with a copy of that one's rows up to N.
         reinit: true: finish the current run and begin another; else a second init returns the current one.
         mode: "disabled" writes nothing. All other modes are the same here: offline.
+        console: true: keep what is printed through sys.stdout and sys.stderr; None: $OFFLINE_TRACKER_CONSOLE, else don't.
         others: names that wandb and swanlab use for the above; the rest is ignored, with one warning.
 
     Raises:
@@ -105,6 +107,7 @@ def init(
         rank=rank,
         disabled=mode == "disabled",
         born_at=_LOADED_AT,
+        console=console,
     )
     return _current
 

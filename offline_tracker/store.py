@@ -43,6 +43,7 @@ logger = logging.getLogger("offline_tracker")
 SCHEMA_VERSION = 2
 _ID = re.compile(r"[A-Za-z0-9_-]{1,64}")
 _ONES_OWN = re.compile(r"run\.db|journal-")
+_SYNCED_FILES = re.compile(r"console-.*\.log$|alerts\.jsonl$")
 _ANY = re.compile("")
 _ROWS = (1000, *(1 << bit for bit in range(9, -1, -1)))
 """
@@ -270,7 +271,8 @@ class Runs:
             journals: folders outside the run's own where journals of it may lie, see `RunReader.journals`.
         """
         home = self.folder(run_id)
-        found = [*_stats(home, _ONES_OWN), *_stats(home / "segments"), *chain.from_iterable(map(_stats, journals))]
+        found = [*_stats(home, _ONES_OWN), *_stats(home / "files", _SYNCED_FILES), *_stats(home / "segments")]
+        found += chain.from_iterable(map(_stats, journals))
         text = hashlib.sha256(repr(sorted(found)).encode()).hexdigest()[:32]
         return Look(text, max((mtime_ns for _, _, mtime_ns, _ in found), default=0) / 1e9)
 
@@ -1414,6 +1416,21 @@ class RunReader:
     def alerts(self) -> list[Alert]:
         """Return the alerts in order."""
         return [Alert(*row) for row in self._ask("SELECT seq, time, title, text, level FROM alert ORDER BY id")]
+
+    def count_samples(self) -> int:
+        """Return how many samples of the hardware there are."""
+        count: int = self._ask("SELECT count(DISTINCT time) FROM sample")[0][0]
+        return count
+
+    def samples(self, first: int = 0) -> list[Sample]:
+        """Return the samples of the hardware from number *first* on, in the order in which they were taken."""
+        sql = "SELECT min(rowid) FROM sample GROUP BY time ORDER BY min(rowid) LIMIT 1 OFFSET ?"
+        begin = self._ask(sql, (first,))
+        found: dict[float, dict[str, float]] = {}
+        if begin:
+            for time, name, value in self._ask("SELECT time, name, value FROM sample WHERE rowid >= ?", begin[0]):
+                found.setdefault(time, {})[name] = value
+        return [Sample(time, values) for time, values in found.items()]
 
     def environment(self) -> dict[str, Any]:
         """Return the newest attempt's machine, with the packages, which are stored only where they have changed."""

@@ -30,10 +30,11 @@ Python = Callable[..., str]
 
 @pytest.fixture(autouse=True)
 def alone(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> Iterator[None]:
-    """No job around this process, no run before the test and none behind it, nothing kept from elsewhere."""
+    """No job around this process, no run before the test and none behind it, nothing kept from elsewhere, no samples."""
     monkeypatch.setenv("XDG_CACHE_HOME", str(tmp_path / "cache"))
     for name in filter(OURS.match, list(os.environ)):
         monkeypatch.delenv(name)
+    monkeypatch.setenv("OFFLINE_TRACKER_SAMPLES_S", "0")
     monkeypatch.setattr(session, "_warned", set())
     yield
     offline_tracker.finish()

@@ -625,3 +625,8 @@ def test_a_clock_that_was_set_back_gives_no_negative_runtime() -> None:
     seconds, total = runtime([0, 5], [1000.0, 500.0], [990.0, 505.0])
     assert seconds(1, 990.0) == 0.0
     assert total == 5.0
+
+
+def test_the_clock_may_go_on_between_attempts() -> None:
+    seconds, total = runtime([0, 5, 9], [1000.0, 2000.0, 3000.0], [1100.0, None, 3050.0], downtime=True)
+    assert (seconds(1, 1001.0), seconds(6, 2002.0), seconds(10, 3003.0), total) == (1.0, 1002.0, 2003.0, 2050.0)

@@ -30,6 +30,7 @@ ARROWS: dict[str, set[str]] = {
     "device": {"errors"},
     "alerts": {"curve", "values", "errors"},
     "sampling": {"host", "errors"},
+    "console": {"errors"},
     "probe": {"filesystem", "host", "errors"},
     "doctor": {"store", "journal", "errors"},
     "journal": {"values", "errors"},
@@ -42,10 +43,10 @@ ARROWS: dict[str, set[str]] = {
     "segment_store": {"store", "segments", "journal", "host", "errors"},
     "writer": {"store", "journal", "device", "values", "host", "errors"},
     "requeue": {"store", "host", "errors"},
-    "run": {"writer", "requeue", "store", "journal", "device", "values", "rank", "eta", "compat", "errors"},
+    "run": {"writer", "requeue", "store", "journal", "device", "values", "rank", "eta", "compat", "console", "errors"},
     "opening": {
         *("run", "writer", "requeue", "store", "segment_store", "journal", "values", "rank", "curve", "host"),
-        *("filesystem", "compat", "sampling", "errors"),
+        *("filesystem", "compat", "sampling", "console", "errors"),
     },
     "session": {"opening", "run", "errors"},
     "": {"session", "run", "opened", "eta", "compat", "errors"},  # the package itself
@@ -58,7 +59,18 @@ ARROWS: dict[str, set[str]] = {
     "sync.compare": {"sync.remotes", "curve", "errors"},
     "sync.links": {"sync.ledger", "sync.remotes", "store", "host", "errors"},
     "sync.verify": {"sync.compare", "sync.ledger", "sync.remotes", "store", "curve", "host", "values", "errors"},
-    "sync.engine": {"sync.compare", "sync.ledger", "sync.remotes", "store", "curve", "host", "values", "errors"},
+    "sync.besides": {"sync.remotes", "store", "console", "errors"},
+    "sync.engine": {
+        "sync.besides",
+        "sync.compare",
+        "sync.ledger",
+        "sync.remotes",
+        "store",
+        "curve",
+        "host",
+        "values",
+        "errors",
+    },
 }
 """Of each module of the library, what it may import of ours; a package that is not named here has its parent's arrows."""
 

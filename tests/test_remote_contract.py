@@ -14,7 +14,21 @@ import pytest
 
 from offline_tracker.curve import Row
 from offline_tracker.errors import BadName, RemoteError, RemoteRefused, RemoteRunGone
-from offline_tracker.sync.remotes import Facts, Found, Mark, Part, Remote, Shipment, Target, create
+from offline_tracker.sync.remotes import (
+    Alert,
+    Besides,
+    Facts,
+    Found,
+    Line,
+    Mark,
+    Part,
+    Remote,
+    Sample,
+    Shipment,
+    Tally,
+    Target,
+    create,
+)
 from offline_tracker.values import SEPARATOR
 from tests.doubles.server import wait_until
 from tests.doubles.swanlab import SwanlabServer
@@ -351,3 +365,31 @@ def test_closing_in_the_middle_leaves_a_running_run_and_no_more(service: Service
         close()
     found = service.look(run_id)
     assert (found.state, found.mark.last_step) == ("running", 4)
+
+
+def test_what_goes_up_beside_the_rows_is_counted_and_goes_on_where_it_ended(service: Service, run_id: str) -> None:
+    remote, target = service.remote, service.target(run_id)
+
+    def add(first: int, last: int, state: str) -> None:
+        numbers = range(first, last)
+        besides = Besides(
+            [Sample(BEGUN + 15 * n, 15.0 * n, {"cpu_percent": n + 0.5}) for n in numbers],
+            [Line(BEGUN + n, "err" if n % 2 else "out", f"line {n}") for n in numbers],
+            [Alert("high", f"loss is {n}", "WARN") for n in numbers if remote.alerts],
+            first_sample=first,
+            first_line=first,
+        )
+        facts = service.facts(run_id, state=state)
+        shipment = remote.open(target, facts, service.started.append)
+        service.ship(shipment, run_id, [row(last)], [row(n) for n in (3, 5) if n < last])
+        assert shipment.add(besides) in (True, False)
+        shipment.finish(facts)
+        shipment.close()
+        wait_until(lambda: remote.tally(target) == besides.after == Tally(last, last), 30, f"{last} samples and lines")
+
+    add(0, 3, "running")
+    assert service.look(run_id).state == "running"
+    add(3, 5, "running")
+    add(5, 9, "finished")
+    assert service.look(run_id).state == "finished"
+    assert [step for step, _, values in service.stored(run_id) if "loss" in values] == [3, 5, 9]

@@ -476,7 +476,7 @@ def test_disabled_writes_nothing_and_looks_the_same(runs: Runs) -> None:
 
 def test_a_null_run_has_every_public_name_of_a_run() -> None:
     public = {name for name in dir(Run) if not name.startswith("_")}
-    own = {"discard", "forks", "forked", "take_over", "copy_rows", "rewind_to", "sample", "learn"}
+    own = {"discard", "forks", "forked", "take_over", "copy_rows", "rewind_to", "sample", "learn", "keep_console"}
     assert public - own <= set(dir(NullRun))
 
 

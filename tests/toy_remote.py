@@ -17,7 +17,7 @@ from typing import Any
 
 from offline_tracker.curve import Row
 from offline_tracker.errors import BadName, NoCredentials, RemoteDown, RemoteRefused, RemoteRunGone
-from offline_tracker.sync.remotes import UUID_KEY, Facts, Found, Mark, Pace, Part, Target, whereabouts
+from offline_tracker.sync.remotes import UUID_KEY, Besides, Facts, Found, Mark, Pace, Part, Tally, Target, whereabouts
 
 WHERE = "TOY_SERVICE"
 """The variable that names the service's file; it takes the place of an address and a key."""
@@ -35,7 +35,8 @@ _TURN = threading.Lock()  # of the threads of one sync
 
 
 class ToyService:
-    """The file: ``{"runs": {path: {"config", "state", "name", "rows": [[step, time, values]]}}, "deleted": [path]}``."""
+    """The file: ``{"runs": {path: {"config", "state", "name", "rows": [[step, time, values]], "samples": [],
+    "lines": [], "alerts": []}}, "deleted": [path]}``."""
 
     def __init__(self, path: Path) -> None:
         self.path = path
@@ -71,6 +72,7 @@ class ToyRemote:
     settle_s = 0.0
     fills = False
     hides_nan = False
+    alerts = True
 
     def __init__(self) -> None:
         self.server = ""
@@ -107,6 +109,10 @@ class ToyRemote:
             Mark(last, len(run["rows"]), steps), run["config"].get(UUID_KEY), run["state"], f"toy:{path_of(target)}"
         )
 
+    def tally(self, target: Target) -> Tally:
+        run = self.service.read()["runs"][path_of(target)]
+        return Tally(len(run["samples"]), len(run["lines"]))
+
     def agrees(self, found: Mark, local: Mark) -> bool:
         return (found.last_step, found.rows) == (local.last_step, local.rows)
 
@@ -131,7 +137,7 @@ class ToyRemote:
             everything = self.service.read()
             if path in everything["deleted"]:
                 raise RemoteRunGone(f"toy: {path} was deleted")
-            run = everything["runs"].setdefault(path, {"rows": []})
+            run = everything["runs"].setdefault(path, {"rows": [], "samples": [], "lines": [], "alerts": []})
             config = {UUID_KEY: facts.uuid, **facts.config}
             run.update({"config": config, "name": facts.name, "state": "running"})
             self.service.write(everything)
@@ -147,6 +153,9 @@ class ToyRemote:
         nothing = {name: "nothing: left out" for name, value in values.items() if value is None}
         return nothing | {name: "too large: becomes text" for name, value in values.items() if _huge(value)}
 
+    def cannot_say(self, target: Target, facts: Facts) -> list[str]:
+        return ["toy keeps no notes"] if facts.notes else []
+
 
 class ToyShipment:
     """See `remotes.Shipment`."""
@@ -156,6 +165,7 @@ class ToyShipment:
 
     def __init__(self, remote: ToyRemote, path: str) -> None:
         self.url: str | None = f"toy:{path}"
+        self.notes: list[str] = []
         self._remote, self._path = remote, path
         self._open = True
 
@@ -174,6 +184,16 @@ class ToyShipment:
             if steps != sorted(set(steps)):
                 raise RemoteRefused(f"toy: steps {steps} do not grow")
             run["rows"] += new
+
+        self._change(append)
+        return True
+
+    def add(self, besides: Besides) -> bool:
+        def append(run: dict[str, Any]) -> None:
+            if (len(run["samples"]), len(run["lines"])) != (besides.first_sample, besides.first_line):
+                raise RemoteRefused("toy: samples or lines that are there already, or leave a hole")
+            for name in ("samples", "lines", "alerts"):
+                run[name] += getattr(besides, name)
 
         self._change(append)
         return True

@@ -38,9 +38,10 @@ from ..errors import (
 from ..host import HEARTBEAT_S, Holder
 from ..store import CLOSES, Look, RunReader, Runs
 from ..values import SEPARATOR
+from .besides import Local
 from .compare import Steps, pairs, same
 from .ledger import Ledger, Link, Seen, read_links
-from .remotes import Facts, Found, Mark, Pace, Remote, Shipment, Target, check_name, create, names
+from .remotes import Besides, Facts, Found, Mark, Pace, Remote, Shipment, Tally, Target, check_name, create, names
 
 logger = logging.getLogger("offline_tracker")
 
@@ -113,6 +114,7 @@ def sync(
     dry_run: bool = False,
     eager: bool = False,
     on_conflict: str = "keep",
+    downtime: bool | None = None,
     settle_s: float | None = None,
     patience_s: float = PATIENCE_S,
     adopt: bool = False,
@@ -135,6 +137,7 @@ def sync(
         eager: send also rows that a resume from a checkpoint might still take back.
         on_conflict: ``keep``: report it and send nothing. ``new-run``: replay into a new remote run. ``rewind``: have
             the remote take back rows that a resume has superseded, if it can, else as ``keep``.
+        downtime: count the time between two attempts as time that the run has run; the link remembers it, like *project*.
         settle_s: how long a lost answer's effect is waited for; each remote has its own default.
         patience_s: how long a remote may fail, keep silent or show no progress.
         adopt: take over a remote run of the same id that did not come from this run, if all its rows are this run's.
@@ -159,7 +162,21 @@ def sync(
     with ExitStack() as stack:
         ledger = stack.enter_context(Ledger(home.path))
         engine = Engine(
-            home, ledger, project, entity, dry_run, eager, on_conflict, settle_s, patience_s, jobs, progress, adopt
+            *(
+                home,
+                ledger,
+                project,
+                entity,
+                dry_run,
+                eager,
+                on_conflict,
+                downtime,
+                settle_s,
+                patience_s,
+                jobs,
+                progress,
+            ),
+            adopt,
         )
         stack.callback(engine.close)
         engine.pace = Pace(max_rps, max_kbps)
@@ -183,6 +200,7 @@ class Engine:
     dry_run: bool
     eager: bool
     on_conflict: str
+    downtime: bool | None
     settle_s: float | None
     patience_s: float
     jobs: int
@@ -443,9 +461,14 @@ class _RunSync:
                 engine.project or info.project or DEFAULT_PROJECT,
                 engine.entity or info.entity or default_entity,
                 info.id,
+                downtime=int(engine.downtime or False),
             )
         elif (engine.project or link.project) != link.project or (engine.entity or link.entity) != link.entity:
             self.notes.append(f"is linked to {link.entity}/{link.project} already; --project and --entity count once")
+        if engine.downtime is not None and engine.downtime != bool(link.downtime):
+            self.notes.append(
+                f"counts its {'whole' if link.downtime else 'running'} time already; --downtime counts once"
+            )
         self.link = link
         self.limit = self._limit()
 
@@ -494,7 +517,8 @@ class _RunSync:
             number += 1  # that is another run's own id
         self.notes.append(f"{why}; replayed into the new remote run {new_id}")
         self.ledger.settled(self.link)
-        blank = Link(*self.link.key, self.link.run, self.link.project, self.link.entity, new_id)
+        downtime = self.link.downtime if self.engine.downtime is None else int(self.engine.downtime)
+        blank = Link(*self.link.key, self.link.run, self.link.project, self.link.entity, new_id, downtime=downtime)
         self.link = self.ledger.save(blank)
 
     def _rewind(self, conflict: Diverged, superseded: tuple[int, int]) -> None:
@@ -525,14 +549,18 @@ class _RunSync:
         held_back = self.reader.count_rows(self.curve.spans, None, self._reach(found))
         if self.engine.dry_run:
             return self._result("would send" if total or found is None else "nothing new", total, held_back, found)
+        besides = self._besides(found, Local(self.reader, facts.runtime, self.remote.alerts))
         told = (self.link.state, self.link.facts) == (facts.state, digest)
         if found is not None and found.state == "running" and facts.state in ("finished", "failed"):
             told = False  # the request that opened it was late, and came after its end
-        if found is not None and not total and told and not self._adopted:
+        if found is not None and not total and not besides and told and not self._adopted:
             self.ledger.settled(self.link)
             return self._result("confirmed" if self.sent else "nothing new", self.sent, held_back, found)
         self.sent = max(self.sent, total)  # of a second round only what the first one did not get there is missing
-        self.link = self.ledger.save(self.link)  # intended: from here on a remote run of this id may be ours
+        if self.link.facts != digest:
+            self.notes += self.remote.cannot_say(self.target, facts)
+        # Intended: from here on a remote run of this id may be ours.
+        self.link = self.ledger.save(self.link, besides_sent_at=time.time() if besides else None)
         shipment = self.remote.open(self.target, facts, self._started)
         try:
             self._ship(shipment, rows, total)
@@ -546,11 +574,79 @@ class _RunSync:
                 confirmed_at=time.time(),
                 url=shipment.url or found.url,
             )
+            taken = self._add(shipment, besides)
             shipment.finish(facts)
-            self.link = self.ledger.save(self.link, state=facts.state, facts=digest)
+            held = self._confirm_besides(besides, taken)
+            self.link = self.ledger.save(
+                self.link,
+                state=facts.state,
+                facts=digest,
+                samples=held.samples,
+                lines=held.lines,
+                alerts=self.link.alerts + len(besides.alerts),
+                besides_sent_at=None,
+            )
+            self.notes += shipment.notes
         finally:
             shipment.close()
         return self._result("confirmed", self.sent, held_back, found)
+
+    def _besides(self, found: Found | None, local: Local) -> Besides:
+        """Return what the remote lacks beside the rows: how much of it is there, it says itself."""
+        link = self.link
+        if found is None:
+            return local.above(Tally(), link.alerts)
+        if self.ledger.link(*link.key) is None and (last := found.mark.last_step) is not None:
+            # The ledger is lost. Alerts can't be counted at a remote; those up to its last row have been there.
+            newest = next(self.curve.rows(last - 1, last), None)
+            link = self.link = replace(link, alerts=local.alerts_upto(newest.seq if newest else 0))
+            doubt = True
+        else:
+            doubt = link.besides_sent_at is not None
+        wanted = local.tally
+        if not wanted.samples and not wanted.lines:
+            return local.above(Tally(), link.alerts)
+        held = self._held(link)
+        settle_s = self.remote.settle_s if self.engine.settle_s is None else self.engine.settle_s
+        moved_at, poll_s = time.monotonic(), _POLL_S[0]
+        while (doubt and held != wanted) or not _reaches(held, Tally(link.samples, link.lines)):
+            if time.monotonic() > moved_at + settle_s:
+                break
+            poll_s = self._pause(poll_s)
+            if (again := self._held(link)) != held:
+                held, moved_at = again, time.monotonic()
+        return local.above(held, link.alerts)
+
+    def _held(self, link: Link) -> Tally:
+        """Read how much the remote holds; of what it can't tell, or does not show at all, what we know."""
+        try:
+            tally = self.remote.tally(self.target)
+        except RemoteRefused:  # a server that does not count these
+            tally = Tally()
+        return Tally(tally.samples or link.samples, tally.lines or link.lines)
+
+    def _add(self, shipment: Shipment, besides: Besides) -> str:
+        """Send what goes up beside the rows; ``acked``, ``sent`` or ``refused``."""
+        try:
+            return "acked" if not besides or shipment.add(besides) else "sent"
+        except RemoteDown as error:
+            raise _Interrupted(error) from error
+        except RemoteRefused as error:  # no reason to keep back the rows
+            self.notes.append(f"not all samples and lines of the console were taken: {error}")
+            return "refused"
+
+    def _confirm_besides(self, besides: Besides, taken: str) -> Tally:
+        """Wait until the remote shows what was sent beside the rows; it may be slow to, but the rows are there."""
+        if taken == "refused" or not (besides.samples or besides.lines):
+            return besides.after  # they would be refused for ever
+        end = time.monotonic() + min(self.engine.patience_s, 2 * self.remote.settle_s)
+        poll_s = _POLL_S[0]
+        while not _reaches(shown := self._held(self.link), besides.after):
+            if time.monotonic() > end:
+                self.notes.append(f"{self.remote.name} does not show all samples and lines of the console yet")
+                return besides.after if taken == "acked" else shown
+            poll_s = self._pause(poll_s)
+        return besides.after
 
     def _started(self, children: Mapping[str, Any]) -> None:
         self.engine.started(self.link.uuid, self.remote.name, children)
@@ -811,6 +907,7 @@ class _RunSync:
             [attempt.after_seq for attempt in reader.attempts],
             [attempt.started_at for attempt in reader.attempts],
             reader.last_times(self.curve.spans),
+            bool(self.link.downtime),
         )
         environment = reader.environment()
         packages = environment.pop("packages", ())
@@ -876,6 +973,10 @@ def _batches(rows: Iterator[Row], most_rows: int, most_points: int) -> Iterator[
         points += len(row.values)
     if batch:
         yield batch
+
+
+def _reaches(held: Tally, wanted: Tally) -> bool:
+    return (held.samples or 0) >= (wanted.samples or 0) and (held.lines or 0) >= (wanted.lines or 0)
 
 
 def _digest(facts: Facts) -> str:

@@ -23,7 +23,7 @@ from typing import Any
 from ..errors import NewerSchema, RunBusy, StoreError
 from ..host import Holder
 
-VERSION = 2
+VERSION = 3
 
 
 @dataclass(frozen=True)
@@ -35,6 +35,9 @@ class Link:
         made_at: when the remote run was seen to exist; None while it is only intended.
         sent_seq: number of the newest call that was sent, *sent_step* its step.
         facts: digest of what else the remote was told (config, name, tags...).
+        samples, lines, alerts: how many of the run's the remote holds; *besides_sent_at* when more of them were sent,
+            None if they were seen there.
+        downtime: whether the time between two attempts counts as time that the run has run.
     """
 
     uuid: str
@@ -53,6 +56,11 @@ class Link:
     confirmed_at: float | None = None
     state: str | None = None
     facts: str | None = None
+    samples: int = 0
+    lines: int = 0
+    alerts: int = 0
+    besides_sent_at: float | None = None
+    downtime: int = 0
 
     @property
     def key(self) -> tuple[str, str, str]:
@@ -344,7 +352,7 @@ def _select_links(ledger: Path, mode: str) -> list[Link]:
             raise NewerSchema(f"{ledger} was written by a newer offline_tracker; update this one")
         if version < 1:
             return []  # a sync has just begun to make it
-        return [
-            Link(*row)
-            for row in db.execute(f"SELECT {', '.join(_COLUMNS)} FROM link ORDER BY run, remote, server").fetchall()
-        ]
+        there = {row[1] for row in db.execute("PRAGMA table_info(link)").fetchall()}
+        names = [name for name in _COLUMNS if name in there]  # an older version's has fewer
+        rows = db.execute(f"SELECT {', '.join(names)} FROM link ORDER BY run, remote, server").fetchall()
+        return [Link(**dict(zip(names, row, strict=True))) for row in rows]

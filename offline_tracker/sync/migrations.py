@@ -57,7 +57,21 @@ def m002_seen(db: Database) -> None:
     )
 
 
-VERSION = 2
+@LEDGER()  # type: ignore[untyped-decorator]
+def m003_besides(db: Database) -> None:
+    db.executescript(
+        """
+        -- How many samples, console lines and alerts of the run the remote holds.
+        ALTER TABLE link ADD COLUMN samples INTEGER NOT NULL DEFAULT 0;
+        ALTER TABLE link ADD COLUMN lines INTEGER NOT NULL DEFAULT 0;
+        ALTER TABLE link ADD COLUMN alerts INTEGER NOT NULL DEFAULT 0;
+        ALTER TABLE link ADD COLUMN besides_sent_at REAL;  -- when more of them were sent; NULL: they were seen there since
+        ALTER TABLE link ADD COLUMN downtime INTEGER NOT NULL DEFAULT 0;  -- 1: the run's clock goes on between attempts
+        """
+    )
+
+
+VERSION = 3
 
 
 def migrate(connection: sqlite3.Connection) -> None:

@@ -32,6 +32,7 @@ def watch(
     entity: str | None = None,
     eager: bool = False,
     on_conflict: str = "keep",
+    downtime: bool | None = None,
     settle_s: float | None = None,
     patience_s: float = PATIENCE_S,
     adopt: bool = False,
@@ -59,7 +60,8 @@ def watch(
     with ExitStack() as stack:
         ledger = stack.enter_context(Ledger(home.path))
         engine = Engine(
-            home, ledger, project, entity, False, eager, on_conflict, settle_s, patience_s, jobs, None, adopt
+            *(home, ledger, project, entity, False, eager, on_conflict, downtime, settle_s, patience_s, jobs, None),
+            adopt,
         )
         stack.callback(engine.close)
         engine.pace = Pace(max_rps, max_kbps)

@@ -29,6 +29,7 @@ class WandbRun:
         history: one dict a line; NaN and infinities are floats.
         output: console lines with the time in front, as the client sends them.
         files: uploaded files, by name.
+        alerts: title, text and severity of what was notified.
         upserts: UpsertBucket requests that were applied, the first one included.
         marks: ``(unix time, lines, last line as JSON)`` after each change of the history.
     """
@@ -55,6 +56,7 @@ class WandbRun:
     output: list[str] = field(default_factory=list)
     summary: dict[str, Any] = field(default_factory=dict)
     files: dict[str, bytes] = field(default_factory=dict)
+    alerts: list[tuple[str, str, str]] = field(default_factory=list)
     upserts: int = 0
     marks: list[tuple[float, int, str | None]] = field(default_factory=list)
     created_at: str = field(default_factory=lambda: time.strftime("%Y-%m-%dT%H:%M:%SZ", time.gmtime()))
@@ -443,6 +445,17 @@ class WandbServer(Double):
         urls = [(name, f"{self.url}/storage/{run.path}/{quote(name)}") for name in variables["files"]]
         files = [{"name": name, "uploadUrl": url} for name, url in urls]
         return {"createRunFiles": {"runID": run.storage_id, "uploadHeaders": [], "files": files}}
+
+    def _gql_NotifyScriptableRunAlert(self, variables: dict[str, Any]) -> dict[str, Any]:
+        path = f"{variables['entityName']}/{variables['projectName']}/{variables['runName']}"
+        run = self.by_path.get(path)
+        if run is None:
+            raise GraphQLError(404, f"run {path} not found")
+        title, text, severity = variables["title"], variables["text"], variables["severity"]
+        if severity not in ("INFO", "WARN", "ERROR") or not title:
+            raise GraphQLError(400, f"alert {title!r} of severity {severity!r}")
+        run.alerts.append((title, text, severity))
+        return {"notifyScriptableRunAlert": {"success": True}}
 
     def _gql_RunState(self, variables: dict[str, Any]) -> dict[str, Any]:
         return self._project(variables, lambda run: {"id": run.storage_id, "state": run.state})

@@ -98,6 +98,66 @@ class Found:
     url: str | None = None
 
 
+class Sample(NamedTuple):
+    """What the training's hardware did at *time* (unix seconds), when the run had run for *seconds*; W&B's names."""
+
+    time: float
+    seconds: float
+    values: Mapping[str, float]
+
+
+class Line(NamedTuple):
+    """A line of the training's console; *source* is ``out``, ``err``, or ``alert`` for what is none but stands for one."""
+
+    time: float
+    source: str
+    text: str
+
+
+class Alert(NamedTuple):
+    """What the training called attention to; *level* is INFO, WARN or ERROR."""
+
+    title: str
+    text: str
+    level: str
+
+
+@dataclass(frozen=True)
+class Tally:
+    """How many samples and lines of the console a remote run holds; None where it can't tell."""
+
+    samples: int | None = None
+    lines: int | None = None
+
+
+@dataclass(frozen=True)
+class Besides:
+    """
+    What goes up beside the rows: only what the remote lacks, in the order in which it came.
+
+    Attributes:
+        first_sample, first_line: the numbers of the first ones, counted from 0 in the whole run.
+    """
+
+    samples: Sequence[Sample] = ()
+    lines: Sequence[Line] = ()
+    alerts: Sequence[Alert] = ()
+    first_sample: int = 0
+    first_line: int = 0
+
+    def __bool__(self) -> bool:
+        return bool(self.samples or self.lines or self.alerts)
+
+    @property
+    def after(self) -> Tally:
+        """How many the remote run holds when all of it has arrived."""
+        return Tally(self.first_sample + len(self.samples), self.first_line + len(self.lines))
+
+
+class Curve(Protocol):
+    """The local curve, as a remote may look at it."""
+
+
 class Pace:
     """
     How fast remotes may be talked to, over all runs and threads, and when to stop talking.
@@ -159,11 +219,13 @@ class Shipment(Protocol):
         batch_rows: the most rows that `send` takes at once.
         batch_points: the most points (numbers) that it takes at once.
         url: where a person sees the run.
+        notes: what a user should know of how it went, beside failures.
     """
 
     batch_rows: int
     batch_points: int
     url: str | None
+    notes: list[str]
 
     def send(self, rows: Sequence[Row]) -> bool:
         """
@@ -172,6 +234,18 @@ class Shipment(Protocol):
         Raises:
             RemoteDown: unless ``.refused``, the rows may have arrived; send nothing again without reading first.
             RemoteRefused: they did not arrive, and never will as they are.
+        """
+
+    def add(self, besides: Besides) -> bool:
+        """
+        Send what goes up beside the rows; True if the remote acknowledged it, False if only reading it can tell.
+
+        Called at most once, when the rows are there, so that nothing of it goes again with rows that did not arrive. It may
+        wait for `finish`.
+
+        Raises:
+            RemoteDown: a part of it may have arrived.
+            RemoteRefused: it will never be taken as it is; a part of it may have arrived.
         """
 
     def flush(self) -> None:
@@ -216,6 +290,7 @@ class Remote(Protocol):
     Attributes:
         name: as in ``--to``.
         server: the service's address, after `connect`.
+        alerts: whether it has alerts; else they stand among the lines of the console.
         settle_s: how long after a lost answer its effect may still not be visible.
         fills: whether it takes rows below the newest one that is there, so that a hole can be filled.
         hides_nan: whether reading back may leave out points that are NaN.
@@ -238,6 +313,8 @@ class Remote(Protocol):
         No key is in it. While it stays the same, a run that was confirmed here and did not change is not looked at.
         """
 
+    alerts: bool
+
     def connect(self) -> str:
         """
         Log in; returns the entity (user or team) that runs go to by default.
@@ -258,6 +335,14 @@ class Remote(Protocol):
     def look(self, target: Target) -> Found | None:
         """
         Read a remote run as it is now, without changing anything; None if there is none, or no more.
+
+        Raises:
+            RemoteDown, RemoteRefused.
+        """
+
+    def tally(self, target: Target) -> Tally:
+        """
+        Read how much a remote run that is there holds beside its rows.
 
         Raises:
             RemoteDown, RemoteRefused.
@@ -311,6 +396,9 @@ class Remote(Protocol):
 
     def cannot_hold(self, values: Mapping[str, Any]) -> Mapping[str, str]:
         """Return which of some values (metric to value) the remote can't hold as they are, and what becomes of them."""
+
+    def cannot_say(self, target: Target, facts: Facts) -> list[str]:
+        """Return what of some facts the remote can't hold as it is, one line each; asked after `look`, before `open`."""
 
 
 def nanoseconds(seconds: float) -> int:

@@ -34,7 +34,7 @@ from ...errors import (
     UsageError,
 )
 from ...values import SEPARATOR
-from . import UUID_KEY, Facts, Found, Mark, Pace, Part, Target, nanoseconds, whereabouts
+from . import UUID_KEY, Besides, Facts, Found, Mark, Pace, Part, Tally, Target, nanoseconds, whereabouts
 
 T = TypeVar("T")
 
@@ -42,6 +42,7 @@ _TESTED = "swanlab>=0.10.3,<0.11"
 _PROJECT = re.compile(r"[0-9a-zA-Z_\-+.]{1,100}")
 _KEY_MAX, _NAME_MAX, _NOTES_MAX, _TAGS_MAX = 512, 512, 1024, 30
 _COLUMNS_A_REQUEST = 3000
+_LINES_A_REQUEST, _TEXT_A_REQUEST = 1000, 1 << 20
 _KEYS_AN_EXPORT = 16
 _CONNECT_S = 10.0
 _HEARTBEAT_S = 300.0  # the service counts a run as interrupted after about 30 minutes
@@ -50,6 +51,24 @@ _SETTINGS = (
     *("swanlab.yaml", "swanlab.yml", ".env", "/etc/swanlab"),
     *(f"{folder}/.swanlab/{name}" for folder in (".", "~") for name in ("config.yaml", "config.yml", ".netrc")),
 )
+_RESERVED = "__swanlab__."
+# What its own client says of the hardware, and what of ours is the same: percentages, MB, watts, degrees Celsius.
+_SYSTEM = {
+    "cpu_percent": "cpu.pct",
+    "proc.cpu.threads": "cpu.thds",
+    "memory_percent": "mem.pct",
+    "proc.memory.rssMB": "mem.proc",
+    "proc.memory.percent": "mem.proc.pct",
+    "proc.memory.availableMB": "mem.proc.avail",
+}
+_GPU = {
+    "gpu": "pct",
+    "memory": "mem.time",
+    "memoryAllocated": "mem.pct",
+    "memoryAllocatedBytes": "mem.value",
+    "temp": "temp",
+    "powerWatts": "power",
+}
 _STATES = {"RUNNING": "running", "FINISHED": "finished", "CRASHED": "crashed", "ABORTED": "failed"}
 
 
@@ -59,6 +78,7 @@ class SwanlabRemote:
     name = "swanlab"
     fills = True
     hides_nan = True
+    alerts = False
     settle_s = 10.0  # the service counts a run's last steps behind the scenes; 5 to 10 s were seen
 
     def __init__(self) -> None:
@@ -118,11 +138,7 @@ class SwanlabRemote:
         if "profile" not in run:  # older servers leave it out of an answer that was asked for by name
             run = {**run, **(self._get(f"{path}/{run['cuid']}") or {})}
         self._experiments[target] = {**run, "project": project}
-        created_at = self._lib.parse_time(run["createdAt"])
-        summary = self._again(
-            lambda: self._lib.experiment.get_experiment_summary(project["cuid"], run["cuid"], created_at),
-            "read the summary",
-        )
+        summary = self._summary(target)
         steps = {item["key"]: int(item["step"]) for item in summary.get("scalar") or [] if not _reserved(item["key"])}
         ours = ((run.get("profile") or {}).get("config") or {}).get(UUID_KEY)
         return Found(
@@ -131,6 +147,19 @@ class SwanlabRemote:
             _STATES.get(run.get("state", "")),
             self._url(target, run["cuid"]),
         )
+
+    def _summary(self, target: Target) -> dict[str, Any]:
+        """The last step of each key, and the number of the last line of the console."""
+        run = self._experiments[target]
+        created_at = self._lib.parse_time(run["createdAt"])
+        read = partial(self._lib.experiment.get_experiment_summary, run["project"]["cuid"], run["cuid"], created_at)
+        return self._again(read, "read the summary")
+
+    def tally(self, target: Target) -> Tally:
+        summary = self._summary(target)
+        samples = [int(item["step"]) for item in summary.get("scalar") or [] if _reserved(item["key"])]
+        lines = [int(item["step"]) for item in summary.get("log") or []]
+        return Tally(max(samples, default=-1) + 1, max(lines, default=0))
 
     def _url(self, target: Target, experiment: str) -> str:
         return f"{self._web}/@{target.entity}/{target.project}/runs/{experiment}/chart"
@@ -197,19 +226,20 @@ class SwanlabRemote:
             f"open the project {target.project!r}",
         )
         user = project["group"]["username"]
+        described = _described(facts)
         try:
             experiment, _ = self._again(
                 lambda: lib.experiment.create_or_resume_experiment(
                     user,
                     project["name"],
-                    name=facts.name[:_NAME_MAX],
+                    name=described["name"],
                     resume="allow",
                     run_id=target.remote_id,
                     color=lib.generate_color(0),
-                    description=(facts.notes or "")[:_NOTES_MAX] or None,
-                    job_type=facts.job_type,
-                    group=facts.group,
-                    tags=[tag[:_NAME_MAX] for tag in facts.tags[:_TAGS_MAX]] or None,
+                    description=described["notes"],
+                    job_type=described["job_type"],
+                    group=described["group"],
+                    tags=described["tags"],
                     created_at=lib.Timestamp(),
                 ),
                 f"open the experiment {target.remote_id!r}",
@@ -243,6 +273,27 @@ class SwanlabRemote:
             if key is not None and data is not None and (other := taken.setdefault(key, name)) != name:
                 out[other] = f"the same name there as {name.replace(SEPARATOR, '.')}: left out"
         return out
+
+    def cannot_say(self, target: Target, facts: Facts) -> list[str]:
+        notes = []
+        if len(facts.notes or "") > _NOTES_MAX:
+            notes.append(f"swanlab takes notes of {_NOTES_MAX} characters; the rest of them is left out")
+        if len(facts.tags) > _TAGS_MAX:
+            notes.append(f"swanlab takes {_TAGS_MAX} tags; the last {len(facts.tags) - _TAGS_MAX} are left out")
+        long = [what for what in ("name", "group", "job_type") if len(getattr(facts, what) or "") > _NAME_MAX]
+        long += ["a tag"] * any(len(tag) > _NAME_MAX for tag in facts.tags)
+        if long:
+            notes.append(f"swanlab takes {_NAME_MAX} characters; {', '.join(long)} is cut")
+        if facts.definitions:
+            notes.append("swanlab does not take what define_metric says")
+        if (there := self._experiments.get(target)) is not None:
+            shown = {**there, "labels": [label["name"] for label in there.get("labels") or ()]}
+            names = {"name": "name", "notes": "description", "group": "cluster", "job_type": "job", "tags": "labels"}
+            told = _described(facts)
+            stale = [what for what, name in names.items() if name in there and told[what] != (shown[name] or None)]
+            if stale:
+                notes.append(f"swanlab keeps what it was told first; since then changed: {', '.join(stale)}")
+        return notes
 
     def _again(self, ask: Callable[[], T], what: str, only_if_refused: bool = False) -> T:
         """
@@ -334,6 +385,7 @@ class SwanlabShipment:
         self, remote: SwanlabRemote, user: str, project: dict[str, Any], experiment: dict[str, Any], url: str
     ) -> None:
         self.url: str | None = url
+        self.notes: list[str] = []
         self._remote = remote
         self._lib = remote._lib
         self._at = (user, project["name"], experiment["cuid"])
@@ -377,13 +429,39 @@ class SwanlabShipment:
             self._on_the_way = self._pool.submit(self._send, metrics)
         return False
 
+    def add(self, besides: Besides) -> bool:
+        self.flush()
+        metrics: list[dict[str, Any]] = []
+        for number, sample in enumerate(besides.samples, besides.first_sample):
+            at = _rfc3339(sample.time)
+            for name, value in sample.values.items():
+                if (key := _system_key(name)) is not None:
+                    data = float(int(value) >> 20) if name.endswith("Bytes") else value
+                    metrics.append({"key": key, "index": number, "data": data, "create_time": at})
+        self._declare(dict.fromkeys(metric["key"] for metric in metrics))
+        for start in range(0, len(metrics), self.batch_points):
+            self._send(metrics[start : start + self.batch_points])
+        if besides.samples and not besides.first_sample:
+            self.notes.append("swanlab has no place for a process's own share of the processors, and for the load")
+        lines = [
+            {
+                "level": "ERROR" if line.source == "alert" and not line.text.startswith("[INFO]") else "INFO",
+                "epoch": number,
+                "message": line.text,
+                "create_time": _rfc3339(line.time),
+            }
+            for number, line in enumerate(besides.lines, besides.first_line + 1)
+        ]
+        for part in _parts(lines):
+            self._beat()
+            send = partial(self._lib.upload.upload_log, *self._ids, metrics=part)
+            self._remote._again(send, "send lines of the console", only_if_refused=True)
+        return True
+
     def _declare(self, keys: Mapping[str, None]) -> None:
         new = [key for key in keys if key not in self._declared]
         for start in range(0, len(new), _COLUMNS_A_REQUEST):
-            series = [
-                {"key": key, "type": "FLOAT", **({"sectionName": key.split("/")[0]} if "/" in key else {})}
-                for key in new[start : start + _COLUMNS_A_REQUEST]
-            ]
+            series = [_column(key) for key in new[start : start + _COLUMNS_A_REQUEST]]
             body = {"series": series}
             send = partial(self._lib.upload.upload_columns, *self._at[:2], columns=body)
             self._remote._again(send, "declare metrics")
@@ -462,7 +540,49 @@ def _points(values: Mapping[str, Any]) -> dict[str, float | str]:
 
 
 def _reserved(key: str) -> bool:
-    return key.startswith("__swanlab__.")
+    return key.startswith(_RESERVED)
+
+
+def _column(key: str) -> dict[str, str]:
+    if _reserved(key):
+        return {"key": key, "type": "SYSTEM"}
+    return {"key": key, "type": "FLOAT", **({"sectionName": key.split("/")[0]} if "/" in key else {})}
+
+
+def _system_key(name: str) -> str | None:
+    """Return what SwanLab's own client calls what we measure, or None if it does not measure that."""
+    if name in _SYSTEM:
+        return _RESERVED + _SYSTEM[name]
+    kind, _, rest = name.partition(".")
+    index, _, what = rest.partition(".")
+    if kind == "gpu" and what in _GPU:
+        return f"{_RESERVED}gpu.{index}.{_GPU[what]}"
+    return None
+
+
+def _parts(lines: Sequence[dict[str, Any]]) -> Iterator[list[dict[str, Any]]]:
+    """Yield the lines in requests that no server finds too large."""
+    part: list[dict[str, Any]] = []
+    size = 0
+    for line in lines:
+        if part and (len(part) == _LINES_A_REQUEST or size > _TEXT_A_REQUEST):
+            yield part
+            part, size = [], 0
+        part.append(line)
+        size += len(line["message"])
+    if part:
+        yield part
+
+
+def _described(facts: Facts) -> dict[str, Any]:
+    """Return what describes a run, as SwanLab takes it; None for what there is not."""
+    return {
+        "name": facts.name[:_NAME_MAX],
+        "notes": (facts.notes or "")[:_NOTES_MAX] or None,
+        "group": (facts.group or "")[:_NAME_MAX] or None,
+        "job_type": (facts.job_type or "")[:_NAME_MAX] or None,
+        "tags": [tag[:_NAME_MAX] for tag in facts.tags[:_TAGS_MAX] if tag] or None,
+    }
 
 
 def _by_key(steps: Mapping[str, int]) -> dict[str, int]:

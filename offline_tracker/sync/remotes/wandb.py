@@ -41,7 +41,7 @@ from ...errors import (
     UsageError,
 )
 from ...values import SEPARATOR
-from . import UUID_KEY, Facts, Found, Mark, Pace, Part, Target, whereabouts
+from . import UUID_KEY, Besides, Facts, Found, Mark, Pace, Part, Tally, Target, whereabouts
 from .wandb_log import LINE_MAX_BYTES, TransactionLog
 
 _TESTED = "wandb>=0.31,<0.32"
@@ -49,6 +49,7 @@ _BAD_PROJECT = re.compile(r"[/\\#?%:]")
 _BAD_ID = re.compile(r"[:;,#?/']")
 _RESERVED = frozenset(("_step", "_timestamp", "_runtime", "_wandb"))
 _HTTP_ERROR = re.compile(r'"msg":"api: (?P<again>retrying )?HTTP error".*"status":(?P<status>\d+)')
+_ALERT_ERROR = re.compile(r"sendAlert: failed[^:]*: (.*?)\",")
 _PAGE_ROWS = 10_000
 _PAGES_MAX = 10_000
 _WHOLE_ROWS = 500_000
@@ -59,6 +60,8 @@ _TIMEOUT_S = 10
 _END_S = 30.0
 _CANCEL_S = 5.0
 _PACED_BYTES = 16_384
+_TAG_MAX = 64
+_SAME_S = 0.001
 
 # The client's own bound is 7 days. Whole seconds: it cuts 0.5 down to nothing and then takes its default of 15.
 _BOUNDS = {
@@ -92,6 +95,15 @@ _FOREIGN = (
     "JOB_TYPE",
 )
 
+# What wandb-core itself reads when it goes on with a run; the public API has no counts of lines and events.
+_COUNTS = """
+query RunResumeStatus($project: String, $entity: String, $name: String!) {
+    model(name: $project, entityName: $entity) {
+        bucket(name: $name, missingOk: true) { logLineCount eventsLineCount }
+    }
+}
+"""
+
 # Its own modules lie beside one called wandb: no folder of ours may be where it looks for that.
 _UPLOADER = "import runpy, sys; runpy.run_path(sys.argv[1], run_name='__main__')"
 
@@ -102,6 +114,7 @@ class WandbRemote:
     name = "wandb"
     fills = False  # rows can only be appended
     hides_nan = False
+    alerts = True
     settle_s = 5.0  # a request that was on its way when an uploader died was seen to be applied 3 s later
 
     def __init__(self) -> None:
@@ -192,6 +205,15 @@ class WandbRemote:
     def _url(self, target: Target) -> str:
         app = self.server.replace("//api.", "//", 1)
         return f"{app}/{target.entity}/{target.project}/runs/{target.remote_id}"
+
+    def tally(self, target: Target) -> Tally:
+        where = {"project": target.project, "entity": target.entity, "name": target.remote_id}
+        with self._said(f"read {target.project}/{target.remote_id}"):
+            try:
+                run = self._api._service_api.execute_graphql(_COUNTS, where)["model"]["bucket"]
+                return Tally(run["eventsLineCount"], run["logLineCount"])
+            except (AttributeError, LookupError, TypeError):  # it is no public interface
+                return Tally()
 
     def agrees(self, found: Mark, local: Mark) -> bool:
         return (found.last_step, found.rows) == (local.last_step, local.rows)
@@ -286,6 +308,14 @@ class WandbRemote:
                 out[name] = "too large: becomes infinity"
         return out
 
+    def cannot_say(self, target: Target, facts: Facts) -> list[str]:
+        bad = [tag for tag in facts.tags if not 0 < len(tag) <= _TAG_MAX]
+        return (
+            [f"wandb takes tags of 1 to {_TAG_MAX} characters, so {', '.join(map(repr, bad))} is left out"]
+            if bad
+            else []
+        )
+
 
 class Upload:
     """One file on its way; *said* is what the uploader had to say, *stuck* why it tries again at the moment."""
@@ -326,13 +356,19 @@ class Uploader:
     def lives(self) -> bool:
         return self._process.poll() is None
 
-    def upload(self, path: Path, program: str, live: bool, interval_s: int) -> Upload:
-        """Begin to upload a file; *live*: up to its Exit record, wherever it ends by now."""
+    def upload(self, path: Path, program: str, live: bool, interval_s: int, goes_on: bool) -> Upload:
+        """
+        Begin to upload a file.
+
+        Args:
+            live: up to its Exit record, wherever it ends by now.
+            goes_on: samples and lines of the console are numbered behind those that are there; a request more.
+        """
         with self._lock:
             upload = Upload(next(self._numbers))
             self._uploads[upload.number] = upload
-        order = {"upload": upload.number, "path": str(path), "live": live, "program": program, "interval_s": interval_s}
-        self._order(order)
+        how = {"live": live, "program": program, "interval_s": interval_s, "goes_on": goes_on}
+        self._order({"upload": upload.number, "path": str(path), **how})
         return upload
 
     def cancel(self, upload: Upload) -> None:
@@ -396,6 +432,8 @@ class WandbShipment:
     ) -> None:
         self.url: str | None = remote._url(target)
         self._remote, self._uploader, self._target, self._facts = remote, uploader, target, facts
+        self.notes: list[str] = []
+        self._besides = Besides()
         self._folders: list[Path] = []
         self._upload: Upload | None = None
         self._path, self._log = self._begin(with_machine=True, rewind_to=rewind_to)
@@ -421,12 +459,12 @@ class WandbShipment:
             log.metric(name, options)
         return path, log
 
-    def _go(self, path: Path, live: bool) -> Upload:
+    def _go(self, path: Path, live: bool, goes_on: bool = False) -> Upload:
         pace = self._remote.pace
         # One request a run and interval; whole seconds, see _BOUNDS.
         interval_s = max(1, math.ceil(1 / pace.rps)) if pace.rps else 1
         program = str(self._facts.environment.get("program") or "unknown")
-        return self._uploader.upload(path, program, live, interval_s)
+        return self._uploader.upload(path, program, live, interval_s, goes_on)
 
     def send(self, rows: Sequence[Row]) -> bool:
         pace = self._remote.pace
@@ -453,11 +491,15 @@ class WandbShipment:
         return False
 
     def flush(self) -> None:
-        self._log.summary(self._facts.summary)
+        self._log.summary(self._facts.summary, self._facts.seconds)
         self._log.exit(None, self._facts.seconds)
         self._log.close()
         if self._upload is None:
             self._upload = self._go(self._path, live=False)
+
+    def add(self, besides: Besides) -> bool:
+        self._besides = besides  # for the end: when the rows are there, and are not sent again
+        return False
 
     def busy(self) -> bool:
         return self._upload is not None and not self._upload.done.is_set()
@@ -482,27 +524,39 @@ class WandbShipment:
     def _cause(self) -> str:
         """The last request that failed, from wandb-core's log: what it shows to users often leaves that out."""
         final = passing = ""
-        for path in (log for folder in self._folders for log in folder.glob("*/wandb/logs/debug-sync.*.log")):
-            for line in path.read_text(errors="replace").splitlines():
-                found = _HTTP_ERROR.search(line)
-                if found is not None and found["again"]:
-                    passing = f" (HTTP {found['status']})"
-                elif found is not None:
-                    final = f" (HTTP {found['status']})"
+        for found in self._logged(_HTTP_ERROR):
+            if found["again"]:
+                passing = f" (HTTP {found['status']})"
+            else:
+                final = f" (HTTP {found['status']})"
         return final or passing
 
+    def _logged(self, pattern: re.Pattern[str]) -> Iterator[re.Match[str]]:
+        for path in (log for folder in self._folders for log in folder.glob("*/wandb/logs/debug-sync.*.log")):
+            yield from filter(None, map(pattern.search, path.read_text(errors="replace").splitlines()))
+
     def finish(self, facts: Facts) -> None:
-        if facts.state not in ("finished", "failed"):
+        ended = facts.state in ("finished", "failed")
+        if not ended and not self._besides:
             return
         path, self._log = self._begin()
-        self._log.exit(0 if facts.state == "finished" else facts.exit_code or 1, facts.seconds)
+        self._write_besides()
+        code = (0 if facts.state == "finished" else facts.exit_code or 1) if ended else None
+        self._log.exit(code, facts.seconds)
         self._log.close()
-        self._upload = self._go(path, live=False)
-        end = time.monotonic() + _END_S
+        counted = bool(self._besides.samples or self._besides.lines)
+        self._upload = self._go(path, live=False, goes_on=counted)
+        limit_s = max(_END_S, self._remote.patience_s if counted else 0.0)
+        end = time.monotonic() + limit_s
         while not self._upload.done.is_set():
             if time.monotonic() > end:
-                raise RemoteDown(self.complaint() or f"wandb: the uploader did not end within {_END_S:.0f} s")
+                raise RemoteDown(self.complaint() or f"wandb: the uploader did not end within {limit_s:.0f} s")
             self._remote.pace.sleep(0.01)
+        self.notes += [f"wandb did not take an alert: {found[1]}" for found in self._logged(_ALERT_ERROR)]
+        if not ended:
+            if complaint := self.complaint():
+                raise RemoteDown(complaint)
+            return
         end = time.monotonic() + _END_S
         while True:
             found = self._remote.look(self._target)
@@ -515,6 +569,21 @@ class WandbShipment:
                     f"wandb: the remote run is {state}, not {facts.state}: {complaint or 'no reason given'}"
                 )
             self._remote.pace.sleep(0.2)
+
+    def _write_besides(self) -> None:
+        besides, began_at = self._besides, self._facts.created_at
+        for sample in besides.samples:
+            # W&B counts the seconds of a sample from the start of the run, which has stood still between two attempts.
+            if abs(sample.time - sample.seconds - began_at) > _SAME_S:
+                began_at = sample.time - sample.seconds
+                self._log.run(self._target.remote_id, self._facts, started_at=began_at)
+            self._log.sample(sample)
+        self._log.lines(besides.lines)
+        for alert in besides.alerts:
+            self._log.alert(alert)
+        self._remote.pace.spend(sum(len(line.text) for line in besides.lines))
+        if besides.lines and not besides.first_line:
+            self.notes.append("wandb gives lines of the console the time at which they were synced")
 
     def close(self) -> None:
         self._log.close()

@@ -11,13 +11,13 @@ from __future__ import annotations
 import json
 import struct
 import zlib
-from collections.abc import Mapping
+from collections.abc import Iterable, Mapping
 from pathlib import Path
 from typing import Any
 
 from ...curve import Row
 from ...values import SEPARATOR
-from . import UUID_KEY, Facts, nanoseconds
+from . import UUID_KEY, Alert, Facts, Line, Sample, nanoseconds
 
 _FILE_HEADER = struct.pack("<4sHB", b":W&B", 0xBEE1, 0)
 _RECORD_HEADER = struct.Struct("<IHB")
@@ -39,6 +39,9 @@ class TransactionLog:
     """
 
     def __init__(self, path: Path, pb: Any, version: str) -> None:
+        # An uploader that goes on with a run counts its time from what the server's summary says; what that was it keeps
+        # here, from the first time on.
+        path.with_name(f"{path.name}.syncstate").write_text('{"starting_step": 0, "starting_runtime": 0}')
         self._pb = pb
         self._file = open(path, "xb", buffering=_BUFFER_BYTES)  # noqa: SIM115  closed in close()
         self._file.write(_FILE_HEADER)
@@ -75,12 +78,13 @@ class TransactionLog:
     def close(self) -> None:
         self._file.close()
 
-    def run(self, remote_id: str, facts: Facts, rewind_to: int | None = None) -> None:
+    def run(self, remote_id: str, facts: Facts, rewind_to: int | None = None, started_at: float | None = None) -> None:
         """
         Write what the run is: all of it, for the server keeps nothing of what a later file leaves out.
 
         Args:
             rewind_to: have the server drop all rows above this step, as ``wandb.init(resume_from=...)`` does.
+            started_at: from when on W&B counts the seconds of the samples behind this; unix seconds.
         """
         record = self._pb.Record()
         run = record.run
@@ -90,7 +94,7 @@ class TransactionLog:
         run.tags.extend(tag for tag in facts.tags if 0 < len(tag) <= 64)
         run.git.commit = str(facts.environment.get("git_commit", ""))
         run.git.remote_url = str(facts.environment.get("git_remote", ""))
-        run.start_time.FromNanoseconds(nanoseconds(facts.created_at))
+        run.start_time.FromNanoseconds(nanoseconds(facts.created_at if started_at is None else started_at))
         if rewind_to is not None:
             run.branch_point.run, run.branch_point.metric, run.branch_point.value = remote_id, "_step", float(rewind_to)
         for key, value in {**facts.config, UUID_KEY: facts.uuid}.items():
@@ -151,12 +155,42 @@ class TransactionLog:
         size: int = record.ByteSize()
         return size
 
-    def summary(self, values: Mapping[str, Any]) -> None:
-        """Write the summary: the uploader makes none of the history it sends."""
+    def sample(self, sample: Sample) -> None:
+        """Write what the hardware did."""
         record = self._pb.Record()
-        record.summary.SetInParent()  # without values it would be a record of no kind, which wandb-core dies of
+        record.stats.timestamp.FromNanoseconds(nanoseconds(sample.time))
+        for name, value in sample.values.items():
+            record.stats.item.add(key=name, value_json=_json(value))
+        self._write(record)
+
+    def lines(self, lines: Iterable[Line]) -> None:
+        """
+        Write lines of the console.
+
+        Not as output_raw: that goes through two terminal emulators, one for each stream, which put lines out of order.
+        """
+        for line in lines:
+            record = self._pb.Record()
+            record.output_logger.line = line.text
+            self._write(record)
+
+    def alert(self, alert: Alert) -> None:
+        """Write an alert; W&B passes it on at once."""
+        record = self._pb.Record()
+        record.alert.title, record.alert.text, record.alert.level = alert
+        self._write(record)
+
+    def summary(self, values: Mapping[str, Any], seconds: float) -> None:
+        """
+        Write the summary: the uploader makes none of the history it sends.
+
+        Args:
+            seconds: how long the run has run; what W&B shows as its duration.
+        """
+        record = self._pb.Record()
         for name, value in values.items():
             record.summary.update.add(nested_key=name.split(SEPARATOR), value_json=_json(value))
+        record.summary.update.add(nested_key=["_wandb", "runtime"], value_json=str(int(seconds)))
         self._write(record)
 
     def exit(self, exit_code: int | None, seconds: float) -> None:

@@ -4,7 +4,8 @@ wandb's own uploader, for any number of runs: what ``wandb beta sync`` does with
 Run in a process of its own and in a private folder, for what is killed with it: wandb-core ends with this process, and this
 process ends with its standard input, that is when whoever started it dies, however that was. It knows nothing of ours.
 
-Orders, one JSON object a line: ``{"upload": N, "path": FILE, "live": bool, "program": NAME, "interval_s": seconds}`` and
+Orders, one JSON object a line: ``{"upload": N, "path": FILE, "live": bool, "program": NAME, "interval_s": seconds,
+"goes_on": bool}`` and
 ``{"cancel": N}``. What it says: ``{"ready": true}``, then ``{"upload": N, "said": [...], "stuck": text or null}`` whenever
 there is something new, at the end with ``"done": true``; after that nothing of that upload is sent any more.
 """
@@ -66,6 +67,11 @@ class _Uploads:
         settings = self._settings.model_copy()
         settings.program = order["program"]
         settings.root_dir = str(path.parent)  # of its log
+        if order["goes_on"]:
+            settings.resume = "allow"  # else samples and lines of the console would begin again at number 0 there
+            settings.console = (
+                "off"  # the file's lines go all the same, without a file there that holds only the last ones
+            )
         settings.x_file_stream_transmit_interval = order["interval_s"]
         begun = await self._service.init_sync(
             {path},

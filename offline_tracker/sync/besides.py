@@ -1,0 +1,62 @@
+"""What a run has beside its rows, in the order in which it came, so that a count says which of it a remote holds."""
+
+from __future__ import annotations
+
+from bisect import bisect_right
+from collections.abc import Callable
+from functools import cached_property
+
+from .. import console
+from ..store import RunReader
+from .remotes import Alert, Besides, Line, Sample, Tally
+
+
+class Local:
+    """
+    The samples, console lines and alerts of one reader.
+
+    Args:
+        runtime: seconds that the run had run at a call, of (seq, time).
+        alerts: whether alerts go as such; else they stand among the lines of the console.
+    """
+
+    def __init__(self, reader: RunReader, runtime: Callable[[int, float], float], alerts: bool) -> None:
+        self._reader, self._runtime, self._alerts = reader, runtime, alerts
+
+    @cached_property
+    def tally(self) -> Tally:
+        """How much there is of it."""
+        return Tally(self._reader.count_samples(), len(self._lines))
+
+    @cached_property
+    def _lines(self) -> list[Line]:
+        runs = [(attempt.number, attempt.alive()) for attempt in self._reader.attempts]
+        lines = [Line(*printed) for printed in console.read(self._reader.folder / "files", runs)]
+        return [line for line in lines if not self._alerts or line.source != "alert"]
+
+    def alerts_upto(self, seq: int) -> int:
+        """Return how many alerts came before the call after *seq*."""
+        return sum(alert.seq <= seq for alert in self._reader.alerts()) if self._alerts else 0
+
+    def above(self, held: Tally, alerts: int) -> Besides:
+        """Return what comes after what a remote holds."""
+        samples, lines = held.samples or 0, held.lines or 0
+        starts = [attempt.started_at for attempt in self._reader.attempts]
+        after = [attempt.after_seq for attempt in self._reader.attempts]
+
+        def seconds(time: float) -> float:
+            return self._runtime(after[max(0, bisect_right(starts, time) - 1)] + 1, time)
+
+        return Besides(
+            [Sample(time, seconds(time), values) for time, values in self._reader.samples(samples)],
+            self._lines[lines:],
+            [Alert(title, text, _level(level)) for _, _, title, text, level in self._reader.alerts()[alerts:]]
+            if self._alerts
+            else [],
+            samples,
+            lines,
+        )
+
+
+def _level(level: str) -> str:
+    return level.upper() if level.upper() in ("INFO", "WARN", "ERROR") else "INFO"
