@@ -539,6 +539,7 @@ class WandbShipment:
         ended = facts.state in ("finished", "failed")
         if not ended and not self._besides:
             return
+        self._wait(_END_S)  # its last request says that the run goes on, and must not come after the one that ends it
         path, self._log = self._begin()
         self._write_besides()
         code = (0 if facts.state == "finished" else facts.exit_code or 1) if ended else None
@@ -546,12 +547,7 @@ class WandbShipment:
         self._log.close()
         counted = bool(self._besides.samples or self._besides.lines)
         self._upload = self._go(path, live=False, goes_on=counted)
-        limit_s = max(_END_S, self._remote.patience_s if counted else 0.0)
-        end = time.monotonic() + limit_s
-        while not self._upload.done.is_set():
-            if time.monotonic() > end:
-                raise RemoteDown(self.complaint() or f"wandb: the uploader did not end within {limit_s:.0f} s")
-            self._remote.pace.sleep(0.01)
+        self._wait(max(_END_S, self._remote.patience_s if counted else 0.0))
         self.notes += [f"wandb did not take an alert: {found[1]}" for found in self._logged(_ALERT_ERROR)]
         if not ended:
             if complaint := self.complaint():
@@ -569,6 +565,13 @@ class WandbShipment:
                     f"wandb: the remote run is {state}, not {facts.state}: {complaint or 'no reason given'}"
                 )
             self._remote.pace.sleep(0.2)
+
+    def _wait(self, limit_s: float) -> None:
+        end = time.monotonic() + limit_s
+        while self.busy():
+            if time.monotonic() > end:
+                raise RemoteDown(self.complaint() or f"wandb: the uploader did not end within {limit_s:.0f} s")
+            self._remote.pace.sleep(0.01)
 
     def _write_besides(self) -> None:
         besides, began_at = self._besides, self._facts.created_at
