@@ -23,6 +23,7 @@ from offline_tracker.curve import Span
 from offline_tracker.errors import StoreError, TrackerError
 from offline_tracker.store import RunReader
 
+from .alerts import notices
 from .common import RunOptions, RunsArgument, chosen, links_in, output, reading, runs_folder
 from .glance import gap_json, loss_of, lr_of
 from .ls import link_json
@@ -131,13 +132,12 @@ def _run(reader: RunReader, links: Sequence[Any], columns: Columns) -> dict[str,
         "gaps": [{**gap_json(gap), "why": clean(gap.reason)} for gap in reader.gaps],
         "alerts": [
             {
-                "step": at[0] if (at := reader.step_of(seq)) else None,
-                "time": time,
-                "title": clean(title),
-                "text": clean(text),
-                "level": clean(level),
+                "step": notice.step,
+                "time": notice.time,
+                "text": notice.words,
+                "level": clean(notice.level),
             }
-            for seq, time, title, text, level in reader.alerts()
+            for notice in notices(reader, spans)
         ],
         "links": [
             {key: clean(value) if isinstance(value, str) else value for key, value in link_json(link).items()}

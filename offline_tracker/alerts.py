@@ -220,31 +220,58 @@ def parse(text: str) -> UserRule:
     return UserRule(metric, lambda: Own(" ".join(text.split()), compare, bound, max(1, rows)))
 
 
-def judge(rows: Iterable[Row], own: Sequence[UserRule] = (), starts: Sequence[float] = ()) -> Iterator[Finding]:
+class Judge:
     """
-    Yield what there is to look at in a curve, in the order of its rows.
+    Judges the rows of one run as they come.
 
     Args:
         own: rules of the user, besides those that are always there.
-        starts: when each attempt began, unix seconds: between two of them no rows are missing.
     """
-    rules: dict[str, list[Rule]] = {}
-    saying: dict[tuple[str, str], bool] = {}
-    pace = _Pace(starts)
-    for row in rows:
-        if (said := pace.see(row.time)) is not None:
-            yield Finding("stall", "", row.step, row.time, row.seq, said, WARN)
+
+    def __init__(self, own: Sequence[UserRule] = ()) -> None:
+        self._own = own
+        self._rules: dict[str, list[Rule]] = {}
+        self._saying: dict[tuple[str, str], bool] = {}
+        self._pace = _Pace()
+        self._last: Row | None = None
+
+    def see(self, row: Row, starts: Sequence[float] = ()) -> Iterator[Finding]:
+        """
+        Yield what there is to look at in the next row; one that comes again has got more values.
+
+        Args:
+            starts: when each attempt began, unix seconds: between two of them no rows are missing.
+        """
+        last, self._last = self._last, row
+        again = last is not None and last.step == row.step
+        if (said := self._pace.see(row.time, starts)) is not None and last is not None:
+            yield Finding("stall", "", last.step, last.time, last.seq, said, WARN)  # as `wait` has it
         for metric, value in row.values.items():
             if isinstance(value, bool) or not isinstance(value, (int, float)):
                 continue
-            if metric not in rules:
-                rules[metric] = _rules_for(metric, own)
-            for rule in rules[metric]:
+            if again and last is not None and metric in last.values:
+                continue
+            if metric not in self._rules:
+                self._rules[metric] = _rules_for(metric, self._own)
+            for rule in self._rules[metric]:
                 said = rule.see(value)
                 key = metric, rule.name
-                if said is not None and not saying.get(key):
+                if said is not None and not self._saying.get(key):
                     yield Finding(rule.name, metric, row.step, row.time, row.seq, said, rule.level)
-                saying[key] = said is not None
+                self._saying[key] = said is not None
+
+    def wait(self, now: float) -> Finding | None:
+        """Return that no row has come for a long time up to *now*, once; the next row does not say it again."""
+        if self._last is None or (said := self._pace.wait(now)) is None:
+            return None
+        return Finding("stall", "", self._last.step, self._last.time, self._last.seq, said, WARN)
+
+
+def judge(rows: Iterable[Row], own: Sequence[UserRule] = (), starts: Sequence[float] = ()) -> Iterator[Finding]:
+    """Yield what there is to look at in a curve, in the order of its rows; see `Judge`."""
+    one = Judge(own)
+    for row in rows:
+        yield from one.see(row, starts)
 
 
 def _rules_for(metric: str, own: Sequence[UserRule]) -> list[Rule]:
@@ -260,18 +287,29 @@ def _rules_for(metric: str, own: Sequence[UserRule]) -> list[Rule]:
 class _Pace:
     """Tells of a long time without a row, where rows had come at a steady pace; the downtime of a resume is none."""
 
-    def __init__(self, starts: Sequence[float]) -> None:
-        self._starts = sorted(starts)
+    def __init__(self) -> None:
         self._before = math.nan
         self._recent: deque[float] = deque(maxlen=_WINDOW_ROWS)
+        self._waited = False
 
-    def see(self, at: float) -> str | None:
+    def see(self, at: float, starts: Sequence[float]) -> str | None:
         before, self._before = self._before, at
+        waited, self._waited = self._waited, False
         seconds = at - before
-        if not seconds >= 0 or any(before < start <= at for start in self._starts):
+        if not seconds >= 0 or (seconds >= _STALL_S and any(before < start <= at for start in starts)):
             return None
-        usual = statistics.median(self._recent) if len(self._recent) > 5 and seconds >= _STALL_S else 0.0
+        said = None if waited else self._said(seconds)
         self._recent.append(seconds)
-        if usual and seconds >= max(_STALL_S, _STALL_TIMES * usual):
-            return f"no row came for {seconds:.0f} s, where one had come every {usual:.3g} s"
-        return None
+        return said
+
+    def wait(self, now: float) -> str | None:
+        if self._waited or (said := self._said(now - self._before)) is None:
+            return None
+        self._waited = True
+        return said
+
+    def _said(self, seconds: float) -> str | None:
+        usual = statistics.median(self._recent) if len(self._recent) > 5 and seconds >= _STALL_S else 0.0
+        if not usual or seconds < max(_STALL_S, _STALL_TIMES * usual):
+            return None
+        return f"no row came for {seconds:.0f} s, where one had come every {usual:.3g} s"

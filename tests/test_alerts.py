@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 import math
+import os
 import random
 import subprocess
 import sys
@@ -14,9 +15,10 @@ from typing import Any
 import pytest
 
 import offline_tracker
-from offline_tracker.alerts import Finding, judge, parse
+from offline_tracker.alerts import Finding, Judge, judge, parse
 from offline_tracker.curve import Row
 from offline_tracker.errors import UsageError
+from offline_tracker.findings import store, stored
 from offline_tracker.store import Runs
 
 TRACKER = Path(sys.executable).with_name("tracker")
@@ -80,7 +82,7 @@ def test_a_learning_rate_of_zero_is_told_when_it_stays() -> None:
 def test_a_long_time_without_a_row_is_a_stall_but_not_between_attempts() -> None:
     rows = curve_of([1.0] * 100)
     rows[60:] = [row._replace(time=row.time + 1000) for row in rows[60:]]
-    assert found(rows) == [("stall", 60)]
+    assert found(rows) == [("stall", 59)]
     assert found(rows, starts=[1e9 - 5, 1e9 + 900]) == []
     slow = curve_of([1.0] * 100, pace_s=900.0)
     assert found(slow) == []
@@ -112,22 +114,73 @@ def test_the_command_tells_what_it_finds_and_exits_with_three(runs: Runs) -> Non
     run.finish()
     assert alerts() == (0, "")
     assert alerts("--rule", "loss > 9 for 2 rows")[0] == 3
+    assert alerts()[0] == 3 and alerts("--new", "--rule", "loss > 9 for 2 rows") == (0, "")  # kept, and told once
     assert alerts("--rule", "loss ! 9")[0] == 2
     run = offline_tracker.init(dir=runs.path, id="bad")
     run.log({"loss": math.nan, "note": "text"})
     run.alert("\x1b[31mlook", "here", "WARN")
     run.finish()
-    status, said = alerts()
+    assert "not finite" in alerts("--new")[1]
+    status, said = alerts("--run", "bad")
     assert status == 3
     assert [line.split()[3:] for line in said.splitlines()] == [
         ["ERROR", "step", "0", "not", "finite:", "loss", "is", "nan"],
         ["WARN", "step", "0", "alert():", "\\x1b[31mlook:", "here"],
     ]
+    assert alerts("--new") == (0, "")
     documents = [json.loads(line) for line in alerts("--json", "--run", "bad")[1].splitlines()]
     assert [(item["run"], item["rule"], item["metric"]) for item in documents] == [
         ("bad", "not finite", "loss"),
         ("bad", "alert()", None),
     ]
+
+
+def test_what_is_waited_for_is_told_while_it_is_waited_for_and_only_once() -> None:
+    rows = curve_of([1.0] * 60)
+    one = Judge()
+    assert [finding for row in rows for finding in one.see(row)] == []
+    assert one.wait(1e9 + 100) is None
+    waiting = one.wait(1e9 + 1000)
+    assert waiting is not None and (waiting.rule, waiting.step) == ("stall", 59)
+    assert one.wait(1e9 + 2000) is None
+    late = rows[-1]._replace(step=60, time=1e9 + 3000, seq=61)
+    assert list(one.see(late)) == []
+    assert one.wait(1e9 + 9000) is not None
+
+
+def test_a_row_that_comes_again_is_judged_for_what_is_new_in_it() -> None:
+    one = Judge([parse("loss > 0 for 2 rows")])
+    row = curve_of([1.0])[0]
+    assert list(one.see(row)) == []
+    again = row._replace(values={"loss": 1.0, "acc": math.nan}, seq=2)
+    assert [(finding.rule, finding.metric) for finding in one.see(again)] == [("not finite", "acc")]
+
+
+def test_what_was_found_is_kept_with_the_run_once(tmp_path: Path) -> None:
+    (first, second) = (Finding("spike", "loss", step, 1e9, step + 1, "jumps", "WARN") for step in (3, 5))
+    assert stored(tmp_path) == []
+    assert store(tmp_path, [first, first]) == [first]
+    path = tmp_path / "files" / "alerts.jsonl"
+    with path.open("a") as file:
+        file.write('{"rule": "torn')
+    assert store(tmp_path, [second, first]) == [second]
+    with path.open("a") as file:
+        file.write(
+            '{"rule": 1}\n[]\n{"rule": "x", "metric": 1, "step": 1, "time": 1, "seq": 1, "text": "", "level": ""}\n'
+        )
+    assert stored(tmp_path) == [first, second]
+
+
+def test_where_nothing_can_be_kept_it_is_still_told(tmp_path: Path) -> None:
+    finding = Finding("spike", "loss", 3, 1e9, 4, "jumps", "WARN")
+    (tmp_path / "files").mkdir()
+    os.mkfifo(tmp_path / "files" / "alerts.jsonl")
+    assert store(tmp_path, [finding]) == [finding] == store(tmp_path, [finding])
+    other = tmp_path / "other"
+    (other / "files").mkdir(parents=True)
+    (other / "files" / "alerts.jsonl").symlink_to(tmp_path / "elsewhere")
+    assert store(other, [finding]) == [finding]
+    assert stored(other) == [] and not (tmp_path / "elsewhere").exists()
 
 
 def test_a_finding_says_where_it_is() -> None:

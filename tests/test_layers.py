@@ -29,6 +29,7 @@ ARROWS: dict[str, set[str]] = {
     "filesystem": {"errors"},
     "device": {"errors"},
     "alerts": {"curve", "values", "errors"},
+    "findings": {"alerts", "errors"},
     "sampling": {"host", "errors"},
     "console": {"errors"},
     "probe": {"filesystem", "host", "errors"},
@@ -75,7 +76,19 @@ ARROWS: dict[str, set[str]] = {
 """Of each module of the library, what it may import of ours; a package that is not named here has its parent's arrows."""
 
 CLI_ARROWS = {"", "sync", "sync.engine", "sync.remotes", "sync.ledger", "sync.verify", "sync.links", "store"}
-CLI_ARROWS |= {"segment_store", "columns", "parquet", "query", "alerts", "curve", "values", "eta", "doctor", "probe"}
+CLI_ARROWS |= {
+    "segment_store",
+    "columns",
+    "parquet",
+    "query",
+    "alerts",
+    "findings",
+    "curve",
+    "values",
+    "eta",
+    "doctor",
+    "probe",
+}
 CLI_ARROWS |= {"sync.watching", "filesystem", "errors"}
 """What the command line may use of the library; never what training holds."""
 

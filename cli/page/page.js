@@ -226,8 +226,8 @@ function tables() {
   if (!many) compared("Config", (run) => run.config);
   compared("Summary, set by hand", (run) => run.summary);
   compared("Last texts", (run) => run.texts);
-  listed("Alerts", ["level", right("step"), "at", "title", "text"], (run) => run.alerts, (alert) => [
-    text(alert.level), figure(alert.step == null ? "" : whole(alert.step)), text(clock(alert.time)), text(alert.title), text(alert.text)]);
+  listed("Alerts", ["level", right("step"), "at", "text"], (run) => run.alerts, (alert) => [
+    text(alert.level), figure(alert.step == null ? "" : whole(alert.step)), text(clock(alert.time)), text(alert.text)]);
   listed("Attempts", [right("attempt"), "host", "started", "ended", "why"], (run) => run.attempts, (attempt) => [
     figure(attempt.number), text(attempt.host), text(clock(attempt.started_at)), text(ending(attempt)), text(attempt.why)]);
   listed("Rewinds", [right("back to step"), right("from step"), "at", "why"], (run) => run.rewinds, (rewind) => [
