@@ -21,6 +21,7 @@ from collections import defaultdict
 from collections.abc import Iterable, Mapping
 from dataclasses import dataclass, field
 from datetime import datetime, timezone
+from functools import lru_cache
 from http.cookies import SimpleCookie
 from typing import Any, NamedTuple
 
@@ -488,8 +489,8 @@ class SwanlabServer(Double):
         return Reply(200, {})
 
     def _point(self, entry: Mapping[str, Any]) -> Point:
-        fields: list[Any] = [entry.get(name) for name in ("key", "index", "data", "create_time")]
-        key, step, data, created = fields
+        get: Any = entry.get
+        key, step, data, created = get("key"), get("index"), get("data"), get("create_time")
         if not _is_key(key) or entry.keys() > {"key", "index", "data", "create_time"}:
             raise self._violation(400, f"point {dict(entry)}")
         if type(step) is not int or not 0 <= step <= STEP_MAX:
@@ -703,7 +704,12 @@ def _is_text(value: Any, limit: int) -> bool:
 
 
 def _is_key(value: Any) -> bool:
-    return isinstance(value, str) and KEY.fullmatch(value) is not None
+    return isinstance(value, str) and _matches_key(value)
+
+
+@lru_cache(maxsize=100_000)
+def _matches_key(text: str) -> bool:
+    return KEY.fullmatch(text) is not None
 
 
 def _is_time(value: Any) -> bool:
@@ -714,6 +720,7 @@ def _is_time(value: Any) -> bool:
     return True
 
 
+@lru_cache(maxsize=100_000)  # the points of a row have one time: the syncs that are timed against this wait for it
 def _unix_ns(text: str) -> int:
     """Nanoseconds of an RFC 3339 time; ValueError if it is none."""
     found = RFC3339.fullmatch(text)
