@@ -60,7 +60,7 @@ ARROWS: dict[str, set[str]] = {
     "sync.compare": {"sync.remotes", "curve", "errors"},
     "sync.links": {"sync.ledger", "sync.remotes", "store", "host", "errors"},
     "sync.verify": {"sync.compare", "sync.ledger", "sync.remotes", "store", "curve", "host", "values", "errors"},
-    "sync.besides": {"sync.remotes", "store", "console", "errors"},
+    "sync.besides": {"sync.remotes", "store", "console", "findings", "alerts", "curve", "values", "errors"},
     "sync.engine": {
         "sync.besides",
         "sync.compare",

@@ -20,9 +20,12 @@ import pytest
 
 import offline_tracker
 from offline_tracker import Run, console, curve, journal
+from offline_tracker.alerts import Finding
 from offline_tracker.errors import UsageError
+from offline_tracker.findings import store
 from offline_tracker.host import packages
 from offline_tracker.sampling import SAMPLES_S, _Cpu, process
+from offline_tracker.values import SEPARATOR
 from tests.doubles.server import Double, wait_until
 from tests.doubles.swanlab import SwanlabServer
 from tests.doubles.wandb import WandbServer
@@ -119,6 +122,29 @@ def test_an_alert_is_delivered_once(house: House) -> None:
     add(run, range(3, 5))
     house.sync("wandb")
     assert house.wandb.runs["a1"].alerts == [*delivered, ("Worse", "it is NaN", "ERROR")]
+    check_clean(house)
+
+
+def test_what_rules_found_is_delivered_once_where_there_are_alerts(house: House) -> None:
+    begin(house.runs, steps=range(3))
+    offline_tracker.finish()
+    assert [result["notes"] for result in house.sync(REMOTES).results] == [[], []]
+    assert {result["status"] for result in house.sync(REMOTES).results} == {"nothing new"}
+    spike = Finding("spike", f"train{SEPARATOR}loss", 1, 1e9, 2, "jumps", "WARN")
+    store(house.runs.folder("a1"), [spike, spike._replace(step=7, seq=99)])  # the second one is of no curve
+    assert house.sync("wandb", only=[]).result["status"] == "confirmed"  # not named: the file shows that there is more
+    store(house.runs.folder("a1"), [Finding("mine > 0", "mine", 2, 1e9, 3, "is 1", "ERROR")])
+    house.sync("wandb", only=[])
+    delivered = [("train.loss spike", "step 1: jumps", "WARN"), ("mine mine > 0", "step 2: is 1", "ERROR")]
+    assert house.wandb.runs["a1"].alerts == delivered
+    assert house.sync("wandb").result["status"] == "nothing new"
+    shutil.rmtree(house.runs.path / ".sync")
+    house.sync("wandb")
+    assert house.wandb.runs["a1"].alerts == delivered
+    begin(house.runs, "a2", steps=range(3))
+    store(house.runs.folder("a2"), [spike])
+    [note] = house.sync("swanlab", only=["a2"]).result["notes"]
+    assert note == "swanlab has no alerts: 1 that rules found stay here"
     check_clean(house)
 
 

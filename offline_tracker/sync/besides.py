@@ -3,11 +3,13 @@
 from __future__ import annotations
 
 from bisect import bisect_right
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
 from functools import cached_property
 
-from .. import console
+from .. import console, curve, findings
+from ..alerts import Finding
 from ..store import RunReader
+from ..values import SEPARATOR
 from .remotes import Alert, Besides, Line, Sample, Tally
 
 
@@ -34,12 +36,20 @@ class Local:
         lines = [Line(*printed) for printed in console.read(self._reader.folder / "files", runs)]
         return [line for line in lines if not self._alerts or line.source != "alert"]
 
-    def alerts_upto(self, seq: int) -> int:
-        """Return how many alerts came before the call after *seq*."""
-        return sum(alert.seq <= seq for alert in self._reader.alerts()) if self._alerts else 0
+    @cached_property
+    def findings(self) -> list[Finding]:
+        """What rules found; the first ones stay the first."""
+        return findings.stored(self._reader.folder)
 
-    def above(self, held: Tally, alerts: int) -> Besides:
-        """Return what comes after what a remote holds."""
+    def alerts_upto(self, seq: int) -> tuple[int, int]:
+        """Return how many alerts came before the call after *seq*, and how many findings are of it."""
+        return (
+            sum(alert.seq <= seq for alert in self._reader.alerts()) if self._alerts else 0,
+            max((number for number, finding in enumerate(self.findings, 1) if finding.seq <= seq), default=0),
+        )
+
+    def above(self, held: Tally, alerts: int, told: int) -> Besides:
+        """Return what comes after what a remote holds, and after so many alerts and findings."""
         samples, lines = held.samples or 0, held.lines or 0
         starts = [attempt.started_at for attempt in self._reader.attempts]
         after = [attempt.after_seq for attempt in self._reader.attempts]
@@ -50,12 +60,22 @@ class Local:
         return Besides(
             [Sample(time, seconds(time), values) for time, values in self._reader.samples(samples)],
             self._lines[lines:],
-            [Alert(title, text, _level(level)) for _, _, title, text, level in self._reader.alerts()[alerts:]]
-            if self._alerts
-            else [],
+            [*self._said(alerts), *self._found(told)] if self._alerts else [],
             samples,
             lines,
         )
+
+    def _said(self, first: int) -> Iterator[Alert]:
+        for _, _, title, text, level in self._reader.alerts()[first:]:
+            yield Alert(title, text, _level(level))
+
+    def _found(self, first: int) -> Iterator[Alert]:
+        reader = self._reader
+        spans = curve.live_spans(reader.rewinds, reader.last_seq)
+        for one in self.findings[first:]:
+            if curve.holds(spans, one.seq, one.step):
+                name = one.metric.replace(SEPARATOR, ".")
+                yield Alert(" ".join(filter(None, (name, one.rule))), f"step {one.step}: {one.text}", _level(one.level))
 
 
 def _level(level: str) -> str:

@@ -549,7 +549,8 @@ class _RunSync:
         held_back = self.reader.count_rows(self.curve.spans, None, self._reach(found))
         if self.engine.dry_run:
             return self._result("would send" if total or found is None else "nothing new", total, held_back, found)
-        besides = self._besides(found, Local(self.reader, facts.runtime, self.remote.alerts))
+        local = Local(self.reader, facts.runtime, self.remote.alerts)
+        besides = self._besides(found, local)
         told = (self.link.state, self.link.facts) == (facts.state, digest)
         if found is not None and found.state == "running" and facts.state in ("finished", "failed"):
             told = False  # the request that opened it was late, and came after its end
@@ -557,6 +558,8 @@ class _RunSync:
             self.ledger.settled(self.link)
             return self._result("confirmed" if self.sent else "nothing new", self.sent, held_back, found)
         self.sent = max(self.sent, total)  # of a second round only what the first one did not get there is missing
+        if not self.remote.alerts and (more := len(local.findings) - self.link.findings) > 0:
+            self.notes.append(f"{self.remote.name} has no alerts: {more} that rules found stay here")
         if self.link.facts != digest:
             self.notes += self.remote.cannot_say(self.target, facts)
         # Intended: from here on a remote run of this id may be ours.
@@ -583,7 +586,8 @@ class _RunSync:
                 facts=digest,
                 samples=held.samples,
                 lines=held.lines,
-                alerts=self.link.alerts + len(besides.alerts),
+                alerts=len(self.reader.alerts()) if self.remote.alerts else 0,
+                findings=len(local.findings),
                 besides_sent_at=None,
             )
             self.notes += shipment.notes
@@ -595,17 +599,18 @@ class _RunSync:
         """Return what the remote lacks beside the rows: how much of it is there, it says itself."""
         link = self.link
         if found is None:
-            return local.above(Tally(), link.alerts)
+            return local.above(Tally(), link.alerts, link.findings)
         if self.ledger.link(*link.key) is None and (last := found.mark.last_step) is not None:
             # The ledger is lost. Alerts can't be counted at a remote; those up to its last row have been there.
             newest = next(self.curve.rows(last - 1, last), None)
-            link = self.link = replace(link, alerts=local.alerts_upto(newest.seq if newest else 0))
+            alerts, told = local.alerts_upto(newest.seq if newest else 0)
+            link = self.link = replace(link, alerts=alerts, findings=told)
             doubt = True
         else:
             doubt = link.besides_sent_at is not None
         wanted = local.tally
         if not wanted.samples and not wanted.lines:
-            return local.above(Tally(), link.alerts)
+            return local.above(Tally(), link.alerts, link.findings)
         held = self._held(link)
         settle_s = self.remote.settle_s if self.engine.settle_s is None else self.engine.settle_s
         moved_at, poll_s = time.monotonic(), _POLL_S[0]
@@ -615,7 +620,7 @@ class _RunSync:
             poll_s = self._pause(poll_s)
             if (again := self._held(link)) != held:
                 held, moved_at = again, time.monotonic()
-        return local.above(held, link.alerts)
+        return local.above(held, link.alerts, link.findings)
 
     def _held(self, link: Link) -> Tally:
         """Read how much the remote holds; of what it can't tell, or does not show at all, what we know."""

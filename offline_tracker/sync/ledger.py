@@ -35,8 +35,8 @@ class Link:
         made_at: when the remote run was seen to exist; None while it is only intended.
         sent_seq: number of the newest call that was sent, *sent_step* its step.
         facts: digest of what else the remote was told (config, name, tags...).
-        samples, lines, alerts: how many of the run's the remote holds; *besides_sent_at* when more of them were sent,
-            None if they were seen there.
+        samples, lines, alerts, findings: how many of the run's the remote holds; *besides_sent_at* when more of them were
+            sent, None if they were seen there.
         downtime: whether the time between two attempts counts as time that the run has run.
     """
 
@@ -59,6 +59,7 @@ class Link:
     samples: int = 0
     lines: int = 0
     alerts: int = 0
+    findings: int = 0
     besides_sent_at: float | None = None
     downtime: int = 0
 

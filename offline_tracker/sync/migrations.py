@@ -61,10 +61,11 @@ def m002_seen(db: Database) -> None:
 def m003_besides(db: Database) -> None:
     db.executescript(
         """
-        -- How many samples, console lines and alerts of the run the remote holds.
+        -- How many samples, console lines and alerts of the run the remote holds, and findings of rules it was told.
         ALTER TABLE link ADD COLUMN samples INTEGER NOT NULL DEFAULT 0;
         ALTER TABLE link ADD COLUMN lines INTEGER NOT NULL DEFAULT 0;
         ALTER TABLE link ADD COLUMN alerts INTEGER NOT NULL DEFAULT 0;
+        ALTER TABLE link ADD COLUMN findings INTEGER NOT NULL DEFAULT 0;
         ALTER TABLE link ADD COLUMN besides_sent_at REAL;  -- when more of them were sent; NULL: they were seen there since
         ALTER TABLE link ADD COLUMN downtime INTEGER NOT NULL DEFAULT 0;  -- 1: the run's clock goes on between attempts
         """
