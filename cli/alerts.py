@@ -98,12 +98,12 @@ def notices(reader: RunReader, spans: Sequence[Span], found: Sequence[rules.Find
     return sorted(own, key=lambda notice: (notice.time, -1 if notice.step is None else notice.step))
 
 
-def of_findings(found: Iterable[rules.Finding], spans: Sequence[Span]) -> list[Notice]:
-    """Return what of it is on the curve."""
+def of_findings(found: Iterable[rules.Finding], spans: Sequence[Span] | None = None) -> list[Notice]:
+    """Return what of it is on the curve; without *spans* all of it is."""
     return [
         Notice(one.rule, shown(one.metric) or None, one.step, one.time, one.level, one.text)
         for one in found
-        if curve.holds(spans, one.seq, one.step)
+        if spans is None or curve.holds(spans, one.seq, one.step)
     ]
 
 

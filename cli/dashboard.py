@@ -24,6 +24,7 @@ HELP = (
     ("space", "pause, go on"),
     ("r", "choose runs"),
     ("c", "runs overlaid in one chart, or apart"),
+    ("a", "alerts: what rules found and the training said"),
     ("d", "what a rewind took back, dimmed"),
     ("?", "this help"),
 )
@@ -33,7 +34,7 @@ HELP = (
 class Dashboard:
     """
     Attributes:
-        mode: "" (charts), "filter", "runs" or "help".
+        mode: "" (charts), "filter", "runs", "alerts" or "help".
         picked: the runs that the user chose; None: those that wrote last.
         runs: all that there are, those that wrote last first.
         pages: how many there are, as of the last frame.
@@ -74,7 +75,7 @@ class Dashboard:
         {"filter": self._type, "runs": self._choose}.get(self.mode, self._act)(key)
 
     def _act(self, key: str) -> None:
-        if self.mode == "help" and key in ("escape", "enter"):
+        if self.mode in ("help", "alerts") and key in ("escape", "enter"):
             self.mode = ""
         elif key in _ACTIONS:
             _ACTIONS[key](self)
@@ -130,6 +131,7 @@ _ACTIONS: dict[str, Callable[[Dashboard], None]] = {
     " ": lambda board: board._toggle("paused"),
     "r": lambda board: board._enter("runs"),
     "c": lambda board: board._toggle("compare"),
+    "a": lambda board: board._enter("alerts"),
     "d": lambda board: board._toggle("dead"),
     "?": lambda board: board._enter("help"),
     **dict.fromkeys(("left", "up", "pageup"), lambda board: board._turn(-1)),

@@ -11,6 +11,7 @@ from typing import TYPE_CHECKING, Any
 
 from rich.text import Text
 
+from .alerts import STYLES as ALERT_STYLES
 from .canvas import Line, Mark, chart, ema
 from .dashboard import HELP, SMOOTHING, Dashboard
 from .glance import ETA, loss_of, lr_of
@@ -28,6 +29,7 @@ _NARROWEST = 22
 """The width of a chart when many columns are asked for."""
 _WIDEST = 4
 """So many columns of charts there are at most, unless asked for more."""
+_NEWS_MAX = 60
 _SHAPE = 3.5
 """Characters to lines of a chart that is pleasant to read."""
 _FRAME_CHART = 11
@@ -88,6 +90,8 @@ def frame(
         body = _help(width)
     elif board.mode == "runs":
         body = _chooser(board, views, width, rest)
+    elif board.mode == "alerts":
+        body = _alerts(views, rest)
     else:
         body = _grid(board, views, width, rest, look) if views else []
     body = (body + [Text()] * rest)[: max(0, rest)]
@@ -290,9 +294,11 @@ def _news(view: View) -> Text:
     """What should be seen: the newest alert."""
     if not view.alerts:
         return Text()
-    _, at, title, _, level = view.alerts[-1]
-    more = f" (+{len(view.alerts) - 1})" if len(view.alerts) > 1 else ""
-    return Text(f"! {clean(title)}, {age(time.time() - at)} ago{more}", "bold red" if level == "ERROR" else "yellow")
+    newest = view.alerts[-1]
+    more = f" (+{len(view.alerts) - 1}, a)" if len(view.alerts) > 1 else ""
+    where = f"step {newest.step}" if newest.step is not None else f"{age(time.time() - newest.time)} ago"
+    style = "bold red" if newest.level == "ERROR" else "yellow"
+    return Text(f"! {newest.words[:_NEWS_MAX]}, {where}{more}", style)
 
 
 # The charts.
@@ -587,6 +593,7 @@ def _footer(board: Dashboard, views: Sequence[View], width: int, look: Look) -> 
         "x": "time" if board.by_time else "step",
         **({"c": "overlaid" if board.compare else "apart"} if len(views) > 1 else {}),
         **({"r": f"runs {len(views)}/{len(board.runs)}"} if len(board.runs) > 1 else {}),
+        **({"a": f"alerts {count}"} if (count := sum(len(view.alerts) for view in views)) else {}),
         **({"d": "dead shown" if board.dead else "dead"} if any(view.rewinds for view in views) else {}),
     }
     line = Text("q", "bold").append(" quit", "dim")
@@ -615,6 +622,19 @@ def _help(width: int) -> list[Text]:
         Text("  Charts: x NaN, ^ v infinity; a thin line where a rewind went back to,", "dim"),
         Text("  the number of an attempt where it begins. Colours alternate by attempt.", "dim"),
     ]
+
+
+def _alerts(views: Sequence[View], height: int) -> list[Text]:
+    """All that somebody should look at, the newest first."""
+    found = sorted(((notice, view) for view in views for notice in view.alerts), key=lambda one: -one[0].time)
+    lines = [Text(f"Alerts, the newest first ({len(found)})", "bold")]
+    for notice, view in found[: height - 1]:
+        line = Text(f"{moment(notice.time)}  ")
+        line.append(f"{clean(notice.level):5}", ALERT_STYLES.get(notice.level, ""))
+        line.append(f"  {view.run.id}  " if len(views) > 1 else "  ")
+        line.append(f"step {notice.step}  " if notice.step is not None else "").append(notice.words)
+        lines.append(line)
+    return lines
 
 
 def _chooser(board: Dashboard, views: Sequence[View], width: int, height: int) -> list[Text]:

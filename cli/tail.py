@@ -10,18 +10,20 @@ import sys
 import time
 from collections.abc import Callable, Sequence
 from pathlib import Path
-from typing import TYPE_CHECKING, Annotated, Any
+from typing import TYPE_CHECKING, Annotated, Any, NamedTuple
 
 import typer
 
+from offline_tracker import alerts as rules
 from offline_tracker.curve import Row
 from offline_tracker.errors import StoreError, UsageError
 
+from .alerts import Notice, RuleOptions, of_findings
 from .common import Chosen, JsonOption, RunOptions, RunsArgument, chosen, runs_folder
 from .dashboard import Dashboard
 from .glance import loss_of, lr_of
-from .watch import Stream, View, Wanted, every, only_wanted
-from .words import clean, moment, number, put, row_json, shown, terminal, warn
+from .watch import Guard, Stream, View, Wanted, every, only_wanted
+from .words import clean, moment, number, put, row_json, shown, terminal, to_json, warn
 
 if TYPE_CHECKING:
     from rich.console import Console
@@ -54,6 +56,7 @@ def tail(
             "--time-limit", metavar="TIME", help="Warn if a run won't end in time, e.g. 12h.", show_default=False
         ),
     ] = None,
+    rule: RuleOptions = None,
     json: JsonOption = False,
 ) -> None:
     """Watch runs live: charts, time left, pace; press ? for the keys.
@@ -61,9 +64,13 @@ def tail(
     Where the output is no terminal it is a line a row: time, run, step, then the metrics. With --json it is one JSON
     object a row, as in tracker export; a row that gets more values later is printed again. Ctrl-C ends it.
 
+    Rows are judged as they come, as tracker alerts does: what is found is kept with the run, and is a line that begins with
+    ALERT, or with --json an object {"run": ID, "alert": {...}}.
+
     --time-limit counts from the start of an attempt, in Slurm's forms or as 90m, 1d12h; without it the end that Slurm
     told the training (SLURM_JOB_END_TIME) is used.
     """
+    own = [rules.parse(text) for text in rule or ()]
     limit_s = None if time_limit is None else _seconds(time_limit)
     picked = chosen(runs, run)
 
@@ -74,13 +81,13 @@ def tail(
     folder = "" if run else str(runs_folder(runs)[0])
     board = Dashboard(metric or (), named=bool(run))
     if json:
-        _follow(pick, board.wanted, once, None, lambda run, row: row_json(run, row.step, row.time, row.values))
+        _follow(pick, board.wanted, own, once, None, _JSON)
     elif once:
-        _once(pick, board, limit_s, folder)
+        _once(pick, board, own, limit_s, folder)
     elif console is not None and sys.stdin.isatty():
-        _live(console, (lambda: picked) if run else lambda: _newest_first(pick()), board, limit_s, folder)
+        _live(console, (lambda: picked) if run else lambda: _newest_first(pick()), board, own, limit_s, folder)
     else:
-        _follow(pick, board.wanted, once, _FIRST_ROWS, _line)
+        _follow(pick, board.wanted, own, once, _FIRST_ROWS, _PLAIN)
 
 
 def _line(run: str, row: Row) -> str:
@@ -90,6 +97,25 @@ def _line(run: str, row: Row) -> str:
     return f"{moment(row.time, '%Y-%m-%dT%H:%M:%S')} {run} {row.step} {' '.join(values)}"
 
 
+def _alert_line(run: str, notice: Notice) -> str:
+    step = "-" if notice.step is None else notice.step
+    return f"ALERT {moment(notice.time, '%Y-%m-%dT%H:%M:%S')} {run} {step} {clean(notice.level)} {notice.words}"
+
+
+class Writer(NamedTuple):
+    """How a row and an alert are written, each on a line."""
+
+    row: Callable[[str, Row], str]
+    alert: Callable[[str, Notice], str]
+
+
+_PLAIN = Writer(_line, _alert_line)
+_JSON = Writer(
+    lambda run, row: row_json(run, row.step, row.time, row.values),
+    lambda run, notice: to_json({"run": run, "alert": notice._asdict()}),
+)
+
+
 def _word(value: Any) -> str:
     if isinstance(value, str):
         text = clean(value)
@@ -97,18 +123,26 @@ def _word(value: Any) -> str:
     return "null" if value is None else number(value, 6)
 
 
-def _follow(pick: Pick, wanted: Wanted, once: bool, first: int | None, write: Callable[[str, Row], str]) -> None:
-    streams: dict[Any, Stream] = {}
+def _follow(
+    pick: Pick, wanted: Wanted, own: Sequence[rules.UserRule], once: bool, first: int | None, write: Writer
+) -> None:
+    streams: dict[Any, tuple[Stream, Guard]] = {}
     broken = False
     try:
         for _ in every(_FOLLOW_S):
             for run in pick():
                 if run.folder not in streams:
-                    streams[run.folder] = Stream(run, first)
-                stream = streams[run.folder]
+                    stream = Stream(run, first)
+                    streams[run.folder] = stream, Guard(stream, own)
+                stream, guard = streams[run.folder]
                 try:
-                    for row in only_wanted(stream.rows(end=once), wanted):
-                        print(write(run.id, row))
+                    for row in stream.rows(end=once):
+                        for shown_row in only_wanted([row], wanted):
+                            print(write.row(run.id, shown_row))
+                        for notice in of_findings(guard.see(row)):
+                            print(write.alert(run.id, notice))
+                    for notice in of_findings(guard.wait()):
+                        print(write.alert(run.id, notice))
                 except StoreError as error:
                     broken = True
                     warn(f"run {run.id}: {error}")
@@ -122,11 +156,11 @@ def _follow(pick: Pick, wanted: Wanted, once: bool, first: int | None, write: Ca
         raise typer.Exit(1)
 
 
-def _once(pick: Pick, board: Dashboard, limit_s: float | None, folder: str) -> None:
+def _once(pick: Pick, board: Dashboard, own: Sequence[rules.UserRule], limit_s: float | None, folder: str) -> None:
     from .screen import Look, frame
 
     board.runs = pick()
-    views = [View(run) for run in board.runs]
+    views = [View(run, own) for run in board.runs]
     for view in views:
         view.refresh(math.inf)
     console = terminal()
@@ -141,7 +175,14 @@ def _once(pick: Pick, board: Dashboard, limit_s: float | None, folder: str) -> N
         raise typer.Exit(1)
 
 
-def _live(console: Console, pick: Pick, board: Dashboard, limit_s: float | None, folder: str) -> None:
+def _live(
+    console: Console,
+    pick: Pick,
+    board: Dashboard,
+    own: Sequence[rules.UserRule],
+    limit_s: float | None,
+    folder: str,
+) -> None:
     from rich.console import ConsoleDimensions
     from rich.live import Live
     from rich.text import Text
@@ -181,7 +222,7 @@ def _live(console: Console, pick: Pick, board: Dashboard, limit_s: float | None,
                     look_at = now + _LOOK_S
                 if now >= refresh_at and not board.paused:
                     for run in board.visible():
-                        views.setdefault(run.folder, View(run)).refresh(_READ_S)
+                        views.setdefault(run.folder, View(run, own)).refresh(_READ_S)
                     refresh_at = now + _REFRESH_S
                 draw()
                 behind = [view for view in views.values() if view.behind]

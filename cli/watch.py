@@ -9,11 +9,13 @@ from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from itertools import pairwise
 from typing import Any, NamedTuple
 
-from offline_tracker import curve
+from offline_tracker import alerts, curve, findings
+from offline_tracker.alerts import Finding, UserRule
 from offline_tracker.curve import Row
 from offline_tracker.errors import StoreError, TrackerError
 from offline_tracker.store import Attempt, Call, Rewind, RunInfo, RunReader
 
+from .alerts import Notice, notices
 from .common import Chosen, reading
 from .glance import clip, time_left
 from .history import History
@@ -21,6 +23,8 @@ from .history import History
 _SETTLED_S = 2.0
 """How long after a call its row counts as whole, though it is open; and how old a file is whose stamp can be trusted."""
 STALLED_S = 60.0
+_JUDGED_ROWS = 2_000
+"""With so many rows the live view begins to judge: what rules need to know what is usual."""
 _PACE_S = 60.0
 _PACE_BLOCKS = 400
 _WINDOWS = 20
@@ -71,10 +75,15 @@ class Stream:
 
     Args:
         newest: begin with about so many rows; None: with the first.
+
+    Attributes:
+        starts: when each attempt began, unix seconds, as of the last look; *running* whether more rows should come.
     """
 
     def __init__(self, run: Chosen, newest: int | None = None) -> None:
         self.run = run
+        self.starts: Sequence[float] = ()
+        self.running = False
         self._watched = Watched(run)
         self._newest = newest
         self._begun = False
@@ -102,6 +111,8 @@ class Stream:
                 if not self._begun and self._newest is not None:
                     self._seq = max(0, reader.last_seq - self._newest)
                 self._begun = True
+                self.starts = [attempt.started_at for attempt in reader.attempts]
+                self.running = reader.state == "running"
                 self._open = [call for call in self._open if curve.holds(spans, call.seq, call.step)]
                 for call in reader.calls(clip(spans, self._seq + 1)):
                     if self._open and call.step != self._open[-1].step:
@@ -127,6 +138,33 @@ class Stream:
             if row.seq > self._given:
                 self._given = row.seq
                 yield row
+
+
+class Guard:
+    """
+    Judges the rows of a run as they come, and keeps with the run what it finds.
+
+    Args:
+        own: the user's rules.
+    """
+
+    def __init__(self, stream: Stream, own: Sequence[UserRule]) -> None:
+        self._stream = stream
+        self._judge = alerts.Judge(own)
+
+    def see(self, row: Row) -> list[Finding]:
+        """Return what there is to look at in the next row of the stream."""
+        return self._keep(self._judge.see(row, self._stream.starts))
+
+    def wait(self) -> list[Finding]:
+        """Return that no row has come for too long, once."""
+        waiting = self._judge.wait(time.time()) if self._stream.running else None
+        return self._keep([] if waiting is None else [waiting])
+
+    def _keep(self, found: Iterable[Finding]) -> list[Finding]:
+        found = list(found)
+        findings.store(self._stream.run.folder, found)
+        return found
 
 
 class Pace(NamedTuple):
@@ -168,13 +206,17 @@ class View:
     Attributes:
         error: why the run can't be read, or None.
         values: metric to its newest step and value, in the order of the calls.
+        alerts: what the training said, and what rules found on the curve, oldest first.
         best_is: what define_metric said of a metric's summary, "min" or "max".
         version: another one whenever something changed.
     """
 
-    def __init__(self, run: Chosen) -> None:
+    def __init__(self, run: Chosen, own: Sequence[UserRule] = ()) -> None:
         self.run = run
         self._watched = Watched(run)
+        self._stream = Stream(run, _JUDGED_ROWS)
+        self._guard = Guard(self._stream, own)
+        self._found: list[Finding] = []
         self._reader: RunReader | None = None
         self.history = History()
         self.error: str | None = None
@@ -182,7 +224,7 @@ class View:
         self.state = ""
         self.attempts: Sequence[Attempt] = ()
         self.rewinds: Sequence[Rewind] = ()
-        self.alerts: Sequence[tuple[int, float, str, str, str]] = ()
+        self.alerts: Sequence[Notice] = ()
         self.best_is: dict[str, str] = {}
         self.values: dict[str, tuple[int, Any]] = {}
         self.step: int | None = None
@@ -196,8 +238,10 @@ class View:
 
     def refresh(self, seconds: float) -> None:
         """Take in what is new; read for about so long, the rest is for `catch_up`."""
-        if not self._watched.changed():
+        found = self._judge()
+        if not self._watched.changed() and not found:
             return
+        self._found += found
         self.close()
         try:
             self._reader = self.run.runs.read(self.run.id)
@@ -208,6 +252,13 @@ class View:
             self._fail(error)
         else:
             self.catch_up(seconds)
+
+    def _judge(self) -> list[Finding]:
+        try:
+            found = [one for row in self._stream.rows() for one in self._guard.see(row)]
+            return found + self._guard.wait()
+        except (TrackerError, OSError, ValueError):
+            return []  # whoever draws the run meets the same error, and shows it
 
     def catch_up(self, seconds: float) -> None:
         """Go on to read for about so long."""
@@ -240,7 +291,10 @@ class View:
     def _take(self, reader: RunReader) -> None:
         self.history.extend(reader)
         self.info, self.state = reader.info, reader.state
-        self.attempts, self.rewinds, self.alerts = reader.attempts, reader.rewinds, reader.alerts()
+        self.attempts, self.rewinds = reader.attempts, reader.rewinds
+        known = findings.stored(self.run.folder)
+        found = [*known, *(one for one in self._found if one not in known)]
+        self.alerts = notices(reader, curve.live_spans(reader.rewinds, reader.last_seq), found)
         self.best_is = {
             name: str(options.get("summary"))
             for name, options in reader.definitions().items()
