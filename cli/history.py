@@ -11,6 +11,7 @@ from __future__ import annotations
 import math
 import time
 from collections.abc import Iterator, Sequence
+from functools import reduce
 from itertools import pairwise
 from typing import Any, NamedTuple
 
@@ -22,6 +23,7 @@ _SETTLING = 100
 _MUCH = 20_000
 _SAMPLE = 4
 """So many calls stand for a block at first, when there are many to read."""
+_GOLDEN = (5**0.5 - 1) / 2
 
 
 class Stat(NamedTuple):
@@ -235,6 +237,27 @@ class History:
                 block.take(reader)
         return True
 
+    def sample(self, reader: RunReader, seconds: float) -> float:
+        """
+        Read some calls of each block of the curve, then for about so long whole blocks from all over it.
+
+        Returns the part of the curve that is read, 0 to 1.
+        """
+        until = time.perf_counter() + seconds
+        curve_of = [block for block in self.blocks if block.live]
+        for block in curve_of:
+            if not block.read:
+                block.take(reader, _SAMPLE)
+        # Multiples of the golden ratio lie evenly between 0 and 1, wherever one stops.
+        for _, block in sorted(enumerate(curve_of), key=lambda item: item[0] * _GOLDEN % 1.0):
+            if block.read < 2:
+                if time.perf_counter() > until:
+                    break
+                block.take(reader)
+        calls = sum(map(len, curve_of))
+        read = sum(len(block) if block.read == 2 else _SAMPLE for block in curve_of)
+        return read / calls if calls else 1.0
+
     @property
     def part_read(self) -> float:
         """How much of it is read, 0 to 1."""
@@ -254,3 +277,11 @@ class History:
                 names.setdefault(name)
                 found[name] = block.steps[1], known.last
         return {name: found[name] for name in names}
+
+    def means(self, name: str, most: int) -> list[float]:
+        """Return the course of a metric as at most so many means of neighbouring calls; NaN where nothing is finite."""
+        found = [block.stats[name] for block in self.live() if name in block.stats]
+        count = min(most, len(found))
+        groups = [found[index * len(found) // count : (index + 1) * len(found) // count] for index in range(count)]
+        joined = [reduce(Stat.joined, group) for group in groups]
+        return [known.total / known.finite if known.finite else math.nan for known in joined]
