@@ -11,7 +11,7 @@ import typer
 import offline_tracker
 from offline_tracker.errors import TrackerError, UsageError
 
-from . import alerts, doctor, export, links, ls, query, report, rewind, show, sync, tail, verify
+from . import alerts, compare, doctor, export, links, ls, query, report, rewind, show, sync, tail, verify
 from .words import warn
 
 app = typer.Typer(
@@ -31,6 +31,7 @@ COMMANDS = (
     ls.ls,
     alerts.alerts,
     show.show,
+    compare.compare,
     export.export,
     query.query,
     report.report,

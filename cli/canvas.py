@@ -1,5 +1,5 @@
 """
-Charts in text: lines drawn with braille dots, two by four a character. Pure functions.
+Charts in text: sparklines, and lines drawn with braille dots, two by four a character. Pure functions.
 
 A dot column shows the least and the greatest of all points that fall on it, so that a spike is seen however many points
 there are; the points are never looped over one by one.
@@ -20,6 +20,7 @@ _RIGHT = [sum((0x80, 0x20, 0x10, 0x08)[bit] for bit in range(4) if nibble >> bit
 _UPPER, _LOWER = 0x1B, 0xE4
 """The dots of a braille character: those of its upper and of its lower half."""
 _ASCII = str.maketrans("│┤└─┴▲▼", "||+-+^v")
+_BARS, _ASCII_BARS = "▁▂▃▄▅▆▇█", "_.-=+*#@"
 _NAN, _UP, _DOWN = "x", "▲", "▼"
 _LETTER_EVERY = 14
 _MOST = sys.float_info.max
@@ -80,6 +81,27 @@ def ema(values: Sequence[float], weight: float) -> list[float]:
             value = mean / (1 - past)
         out.append(value)
     return out
+
+
+def sparkline(values: Sequence[float], unicode: bool = True) -> str:
+    """
+    Return *values* as bars, a character each; ``x`` for what is not finite.
+
+    Args:
+        unicode: use blocks; else ASCII.
+    """
+    bars = _BARS if unicode else _ASCII_BARS
+    finite = [value for value in values if math.isfinite(value)]
+    low, high = min(finite, default=0.0), max(finite, default=0.0)
+
+    def bar(value: float) -> str:
+        if not math.isfinite(value):
+            return _NAN
+        # Halves, for the distance itself may be infinite.
+        part = (value / 2 - low / 2) / (high / 2 - low / 2) if high / 2 > low / 2 else 0.5
+        return bars[min(len(bars) - 1, int(part * len(bars)))]
+
+    return "".join(map(bar, values))
 
 
 def chart(

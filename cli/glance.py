@@ -5,6 +5,7 @@ from __future__ import annotations
 import re
 from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass, field
+from fnmatch import fnmatchcase
 from typing import Any
 
 from offline_tracker import curve
@@ -17,6 +18,10 @@ _WINDOWS = (200, 2_000, 20_000)
 """How many calls are read from the end until a loss is among them."""
 _LR = re.compile(r"(?:^|[^a-z])(?:lr|learning_?rate)(?:$|[^a-z])")
 _EVALUATION = re.compile(r"(?:^|[^a-z])(?:val|valid|validation|eval|test)")
+_LOWER = re.compile("loss|err|ppl|perplexity")
+_HIGHER = re.compile("acc|reward|score|bleu|rouge|f1|auc|mfu|tokens_per_s|throughput")
+_NO_LOSS = re.compile(r"loss_?scale")
+_KINDS = {"min": "min", "minimize": "min", "max": "max", "maximize": "max"}
 ETA, _EPOCH_LEFT = "eta", "epoch_time"
 
 Values = Mapping[str, tuple[int, Any]]
@@ -38,6 +43,31 @@ def lr_of(metrics: Iterable[str]) -> str | None:
     """Return the metric to show as the learning rate: the shortest name with ``lr`` or ``learning_rate`` as a word."""
     names = [name for name in metrics if _LR.search(shown(name).lower())]
     return min(names, key=lambda name: (shown(name).lower() != "lr", len(name), name), default=None)
+
+
+def goals(definitions: Mapping[str, Mapping[str, Any]]) -> dict[str, str]:
+    """Return what define_metric said of where metrics, or globs, are best, "min" or "max": the goal, else the summary."""
+    said = {
+        name: [_KINDS.get(str(options.get(key))) for key in ("goal", "summary")]
+        for name, options in definitions.items()
+    }
+    return {shown(name): kind for name, (goal, summary) in said.items() if (kind := goal or summary)}
+
+
+def best_is(metric: str, known: Mapping[str, str]) -> str | None:
+    """
+    Return whether the "min" or the "max" of a metric is its best, None if nobody knows.
+
+    Args:
+        known: `goals` of the runs; else the name tells.
+    """
+    text = shown(metric)
+    globs = (kind for name, kind in known.items() if fnmatchcase(text, name))
+    if kind := known.get(text) or next(globs, None):
+        return kind
+    if _NO_LOSS.search(text.lower()):
+        return None
+    return "min" if _LOWER.search(text.lower()) else "max" if _HIGHER.search(text.lower()) else None
 
 
 def time_left(values: Values) -> tuple[float, str] | None:

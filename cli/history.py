@@ -11,17 +11,24 @@ from __future__ import annotations
 import math
 import time
 from collections.abc import Iterator, Sequence
+from functools import reduce
 from itertools import pairwise
 from typing import Any, NamedTuple
 
 from offline_tracker import curve
-from offline_tracker.store import Rewind, RunReader
+from offline_tracker.curve import Span
+from offline_tracker.store import Call, Rewind, RunReader
+
+from .glance import clip
 
 _SETTLING = 100
 """So many of the newest calls are read again each time: a value from a GPU comes later than its call."""
 _MUCH = 20_000
 _SAMPLE = 4
 """So many calls stand for a block at first, when there are many to read."""
+_BEHIND = 50
+"""So many calls are looked at first for the rest of a row."""
+_GOLDEN = (5**0.5 - 1) / 2
 
 
 class Stat(NamedTuple):
@@ -235,6 +242,27 @@ class History:
                 block.take(reader)
         return True
 
+    def sample(self, reader: RunReader, seconds: float) -> float:
+        """
+        Read some calls of each block of the curve, then for about so long whole blocks from all over it.
+
+        Returns the part of the curve that is read, 0 to 1.
+        """
+        until = time.perf_counter() + seconds
+        curve_of = [block for block in self.blocks if block.live]
+        for block in curve_of:
+            if not block.read:
+                block.take(reader, _SAMPLE)
+        # Multiples of the golden ratio lie evenly between 0 and 1, wherever one stops.
+        for _, block in sorted(enumerate(curve_of), key=lambda item: item[0] * _GOLDEN % 1.0):
+            if block.read < 2:
+                if time.perf_counter() > until:
+                    break
+                block.take(reader)
+        calls = sum(map(len, curve_of))
+        read = sum(len(block) if block.read == 2 else _SAMPLE for block in curve_of)
+        return read / calls if calls else 1.0
+
     @property
     def part_read(self) -> float:
         """How much of it is read, 0 to 1."""
@@ -254,3 +282,71 @@ class History:
                 names.setdefault(name)
                 found[name] = block.steps[1], known.last
         return {name: found[name] for name in names}
+
+    def means(self, name: str, most: int) -> list[float]:
+        """Return the course of a metric as at most so many means of neighbouring calls; NaN where nothing is finite."""
+        found = [block.stats[name] for block in self.live() if name in block.stats]
+        count = min(most, len(found))
+        groups = [found[index * len(found) // count : (index + 1) * len(found) // count] for index in range(count)]
+        joined = [reduce(Stat.joined, group) for group in groups]
+        return [known.total / known.finite if known.finite else math.nan for known in joined]
+
+    def all_of(self, name: str) -> Stat | None:
+        """Return what is known of a metric in all, None if it has no number."""
+        found = [block.stats[name] for block in self.live() if name in block.stats]
+        return reduce(Stat.joined, found) if found else None
+
+    def course(self, name: str) -> tuple[list[float], list[float], list[float]]:
+        """Return where a metric's blocks lie: step, low and high; what is not finite is a point of its own."""
+        points: list[tuple[float, float, float]] = []
+        newest = -math.inf
+        for block in self.live():
+            known = block.stats.get(name)
+            if known is None:
+                continue
+            newest = max(newest, (block.steps[0] + block.steps[1]) / 2)
+            odd = ((known.nan, math.nan), (known.up, math.inf), (known.down, -math.inf))
+            points += [(newest, value, value) for count, value in odd if count]
+            if known.finite:
+                points.append((newest, float(known.low), float(known.high)))
+        return [x for x, _, _ in points], [low for _, low, _ in points], [high for _, _, high in points]
+
+    def best(self, reader: RunReader, name: str, kind: str) -> tuple[int, Any] | None:
+        """
+        Return step and value of the best finite number of the curve's rows, None if there is none; the first of equals.
+
+        Everything must have been read. Where it can lie is read once more, for a block knows no steps, nor which value
+        another one of the same step has replaced.
+
+        Args:
+            kind: "min" or "max".
+        """
+        sign = 1 if kind == "min" else -1
+        spans = curve.live_spans(reader.rewinds, reader.last_seq)
+        having = [block for block in self.live() if name in block.stats and block.stats[name].finite]
+
+        def bound(block: Block) -> float:
+            return sign * (block.stats[name].low if kind == "min" else block.stats[name].high)
+
+        found: tuple[int, Any] | None = None
+        for block in sorted(having, key=bound):
+            if found is not None and sign * found[1] <= bound(block):
+                break
+            for row in curve.rows(_calls(reader, spans, block)):
+                value = _number(row.values.get(name))
+                if value is not None and math.isfinite(value) and (found is None or sign * (value - found[1]) < 0):
+                    found = row.step, row.values[name]
+        return found
+
+
+def _calls(reader: RunReader, spans: Sequence[Span], block: Block) -> Iterator[Call]:
+    """The calls of a block of the curve, and those behind it that belong to its last row."""
+    call: Call | None = None
+    for call in reader.calls(clip(spans, block.first, block.last)):
+        yield call
+    step = call.step if call is not None else None
+    for part in (clip(spans, block.last + 1, block.last + _BEHIND), clip(spans, block.last + _BEHIND + 1)):
+        for call in reader.calls(part):
+            if call.step != step:
+                return
+            yield call

@@ -16,7 +16,7 @@ from offline_tracker.store import Gap
 from .common import Chosen, JsonOption, RunsArgument, chosen, links_in, reading, runs_folder
 from .glance import Glance, eta_text, flat, gap_json, gaps_text, glance
 from .shelf import Shelf, mark_of
-from .words import PIPED_WIDTH, age, clean, number, put, terminal, to_json, warn
+from .words import PIPED_WIDTH, age, clean, number, plain, put, terminal, to_json, warn
 
 STYLES = {"running": "green", "stalled": "yellow", "finished": "blue", "failed": "red", "crashed": "red"}
 _RIGHT = ("tries", "step", "loss", "lr", "eta", "age")
@@ -131,7 +131,7 @@ def differing(configs: Sequence[Mapping[str, Any]]) -> dict[str, list[Any]]:
     flats = [flat(config) for config in configs]
     keys = dict.fromkeys(key for values in flats for key in values)
     found = {key: [values.get(key) for values in flats] for key in keys}
-    return {key: values for key, values in found.items() if any(value != values[0] for value in values)}
+    return {key: values for key, values in found.items() if any(plain(value) != plain(values[0]) for value in values)}
 
 
 def _print(seen: Sequence[tuple[Glance, Links]], broken: Mapping[str, str]) -> None:

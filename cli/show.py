@@ -2,26 +2,32 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Mapping
-from itertools import pairwise
-from typing import TYPE_CHECKING, Any
+from collections.abc import Iterable, Mapping, Sequence
+from itertools import groupby, pairwise
+from typing import Any
 
 from offline_tracker import curve
 from offline_tracker.store import RunReader
 
 from .common import JsonOption, RunArgument, RunsOption, links_in, named, reading
 from .glance import eta_text, gap_json, gaps_text, time_left
+from .history import History
 from .ls import STYLES, link_json
-from .words import clean, distinct, moment, number, put, to_json
+from .tables import heading, pairs, table
+from .words import clean, distinct, has_unicode, moment, number, put, to_json
 
-if TYPE_CHECKING:
-    from rich.text import Text
+_SPARK_WIDTH = 24
+_SPARK_S = 0.3
+"""For so long is read for the sparklines; a run of a million rows is not read whole for them."""
+_ALERTS = 20
+_GIT = ("git_commit", "git_remote")
 
 
 def show(run: RunArgument, runs: RunsOption = None, json: JsonOption = False) -> None:
     """Show one run.
 
-    Its facts, config, last values, attempts, rewinds and checkpoints, and where it is synced.
+    Its facts, config, the last values and the course of its metrics, attempts, their git commits, rewinds, gaps and
+    checkpoints, alerts, and where it is synced.
     """
     picked = named(run, runs)
     links = links_in(picked.runs.path).get(picked.id, [])
@@ -41,6 +47,9 @@ def _document(reader: RunReader) -> dict[str, Any]:
     state = reader.state
     left, of = (time_left(values) if state == "running" else None) or (None, None)
     ends = [attempt.after_seq for attempt in reader.attempts] + [reader.last_seq]
+    history = History()
+    history.extend(reader)
+    part = history.sample(reader, _SPARK_S)
     return {
         "run": info.id,
         "uuid": info.uuid,
@@ -60,8 +69,14 @@ def _document(reader: RunReader) -> dict[str, Any]:
         "eta_of": of,
         "config": dict(info.config or {}),
         "metrics": {
-            name: {"step": values[metric][0], "value": values[metric][1]} for metric, name in distinct(values).items()
+            name: {
+                "step": values[metric][0],
+                "value": values[metric][1],
+                "sparkline": history.means(metric, _SPARK_WIDTH),
+            }
+            for metric, name in distinct(values).items()
         },
+        "sparklines_from": part,
         "summary": reader.summary(),
         "attempts": [
             {
@@ -74,6 +89,7 @@ def _document(reader: RunReader) -> dict[str, Any]:
                 "alive": attempt.alive(),
                 "why": attempt.reason,
                 "calls": end - begin,
+                **{key: attempt.environment.get(key) for key in _GIT},
                 "journal": None if attempt.elsewhere is None else str(attempt.elsewhere),
             }
             for attempt, (begin, end) in zip(reader.attempts, pairwise(ends), strict=True)
@@ -87,6 +103,11 @@ def _document(reader: RunReader) -> dict[str, Any]:
             "count": len(reader.marks),
             "newest": _mark(reader) if reader.marks else None,
         },
+        "alerts": [
+            {"step": at[0] if (at := reader.step_of(seq)) else None, "time": time, "level": level, "title": title}
+            | {"text": text}
+            for seq, time, title, text, level in reader.alerts()
+        ],
     }
 
 
@@ -112,19 +133,18 @@ def _print(document: Mapping[str, Any]) -> None:
         "step": None if last is None else f"{last}{of} ({document['rows']} rows)",
         "eta": eta_text(left),
     }
-    put(_pairs((name, value) for name, value in facts.items() if value))
+    put(pairs((name, value) for name, value in facts.items() if value))
     if document["config"]:
-        _heading("Config")
-        put(_pairs(_flat(document["config"])))
+        heading("Config")
+        put(pairs(_flat(document["config"])))
     if document["metrics"]:
-        _heading("Last values")
-        rows = [[name, number(item["value"], 8), item["step"]] for name, item in document["metrics"].items()]
-        put(_table(["metric", "value", "step"], rows))
+        heading("Last values")
+        put(_metrics(document))
     if document["summary"]:
-        _heading("Summary, set by hand")
-        put(_pairs(_flat(document["summary"])))
+        heading("Summary, set by hand")
+        put(pairs(_flat(document["summary"])))
     if document["attempts"]:
-        _heading("Attempts")
+        heading("Attempts")
         rows = [
             [
                 *(item["number"], item["host"], item["pid"], moment(item["started_at"]), _end(item), item["calls"]),
@@ -132,7 +152,7 @@ def _print(document: Mapping[str, Any]) -> None:
             ]
             for item in document["attempts"]
         ]
-        put(_table(["", "host", "pid", "started", "ended", "calls", "why"], rows))
+        put(table(["", "host", "pid", "started", "ended", "calls", "why"], rows))
         for item in document["attempts"]:
             if item["journal"]:
                 where = f"on {clean(item['host'])} in {clean(item['journal'])}"
@@ -141,23 +161,39 @@ def _print(document: Mapping[str, Any]) -> None:
                         f"the last second of attempt {item['number']} may still be {where}: tracker doctor --repair there"
                     )
                 )
+    if any(item[key] for item in document["attempts"] for key in _GIT):
+        heading("Git")
+        put(table(["attempt", "commit", "remote"], _git(document["attempts"])))
     if document["rewinds"]:
-        _heading("Rewinds")
+        heading("Rewinds")
         rows = [[item["after_call"], item["step"], moment(item["time"]), item["why"]] for item in document["rewinds"]]
-        put(_table(["after call", "back to step", "at", "why"], rows))
+        put(table(["after call", "back to step", "at", "why"], rows))
     if document["gaps"]:
-        _heading("Gaps")
+        heading("Gaps")
         put(Text(gaps_text([item["calls"] for item in document["gaps"]])))
         rows = [[item["after_call"], item["calls"], moment(item["time"]), item["why"]] for item in document["gaps"]]
-        put(_table(["after call", "calls lost", "at", "why"], rows))
+        put(table(["after call", "calls lost", "at", "why"], rows))
     if document["marks"]["count"]:
-        _heading("Checkpoints")
+        heading("Checkpoints")
         newest = document["marks"]["newest"]
         name = f", {clean(newest['name'])}" if newest["name"] else ""
         count = document["marks"]["count"]
         put(Text(f"{count}; the newest at step {newest['step']}, {moment(newest['time'])}{name}"))
+    if document["alerts"]:
+        count = len(document["alerts"])
+        heading("Alerts" if count <= _ALERTS else f"Alerts, the newest {_ALERTS} of {count}")
+        rows = [
+            [
+                _none(item["step"]),
+                moment(item["time"]),
+                item["level"],
+                ": ".join(filter(None, (item["title"], item["text"]))),
+            ]
+            for item in document["alerts"][-_ALERTS:]
+        ]
+        put(table(["step", "at", "level", "text"], rows))
     if document["links"]:
-        _heading("Synced")
+        heading("Synced")
         rows = [
             [
                 *(link["remote"], f"{link['entity']}/{link['project']}/{link['remote_id']}"),
@@ -165,7 +201,29 @@ def _print(document: Mapping[str, Any]) -> None:
             ]
             for link in document["links"]
         ]
-        put(_table(["remote", "run", "to step", "state", "url"], rows))
+        put(table(["remote", "run", "to step", "state", "url"], rows))
+
+
+def _metrics(document: Mapping[str, Any]) -> Any:
+    from .canvas import sparkline
+
+    unicode = has_unicode()
+    rows = [
+        [name, number(item["value"], 8), item["step"], sparkline(item["sparkline"], unicode)]
+        for name, item in document["metrics"].items()
+    ]
+    part = document["sparklines_from"]
+    course = "course" if part == 1 else f"course, from a sample of {part:.0%}"
+    return table(["metric", "value", "step", course], rows)
+
+
+def _git(attempts: Sequence[Mapping[str, Any]]) -> list[list[str]]:
+    """Rows of a table: attempts in a row that have the same commit and remote are one."""
+    rows = []
+    for facts, group in groupby(attempts, key=lambda item: [item[key] or "" for key in _GIT]):
+        numbers = [item["number"] for item in group]
+        rows.append([str(numbers[0]) if len(numbers) == 1 else f"{numbers[0]} to {numbers[-1]}", *facts])
+    return rows
 
 
 def _none(value: Any) -> Any:
@@ -177,41 +235,6 @@ def _end(attempt: Mapping[str, Any]) -> str:
         return "still alive" if attempt["alive"] else "died"
     code = f", exit {attempt['exit_code']}" if attempt["exit_code"] else ""
     return f"{moment(attempt['ended_at'])}{code}"
-
-
-def _heading(text: str) -> None:
-    from rich.text import Text
-
-    put(Text(f"\n{text}", "bold"))
-
-
-def _pairs(items: Iterable[tuple[str, Any]]) -> Any:
-    from rich.table import Table
-
-    table = Table.grid(padding=(0, 2, 0, 0))
-    table.add_column(style="dim", no_wrap=True)
-    table.add_column(overflow="fold")
-    for name, value in items:
-        table.add_row(_text(name), _text(value))
-    return table
-
-
-def _table(columns: list[str], rows: list[list[Any]]) -> Any:
-    from rich.table import Table
-
-    table = Table(box=None, padding=(0, 2, 0, 0), header_style="dim", pad_edge=False)
-    for index, column in enumerate(columns):
-        right = all(isinstance(row[index], int) for row in rows)
-        table.add_column(column, justify="right" if right else "left", overflow="fold")
-    for row in rows:
-        table.add_row(*map(_text, row))
-    return table
-
-
-def _text(value: Any) -> Text:
-    from rich.text import Text
-
-    return value if isinstance(value, Text) else Text(clean(value))
 
 
 def _flat(values: Mapping[str, Any], path: str = "") -> Iterable[tuple[str, str]]:

@@ -101,6 +101,11 @@ def warn(message: object) -> None:
     print(f"tracker: {clean(' '.join(str(message).split()))}", file=sys.stderr)
 
 
+def has_unicode() -> bool:
+    """Return whether stdout takes more than ASCII."""
+    return (sys.stdout.encoding or "").lower().startswith("utf")
+
+
 def terminal() -> Console | None:
     """Return the console of the terminal that stdout is, None if it is none that can be drawn on."""
     from rich.console import Console

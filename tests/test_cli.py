@@ -15,6 +15,7 @@ import tempfile
 import time
 import uuid
 from collections.abc import Callable, Iterator
+from contextlib import closing
 from functools import partial
 from pathlib import Path
 from typing import Any
@@ -22,7 +23,6 @@ from typing import Any
 import pytest
 from offline_tracker_cli.common import Chosen
 from offline_tracker_cli.glance import loss_of, lr_of
-from offline_tracker_cli.trace import Trace
 from offline_tracker_cli.watch import Stream
 from offline_tracker_cli.words import age, clean, duration, number
 
@@ -460,7 +460,11 @@ def test_show_tells_all_of_a_run(runs: Runs, tracker: Callable[..., str]) -> Non
     tracker("rewind", "a1", "--step", "1")
     document = json.loads(tracker("show", "a1", "--json"))
     assert document["config"] == {"lr": 0.1, "model": {"layers": 2}, "odd": "NaN"}
-    assert document["metrics"] == {"loss": {"step": 2, "value": 9.0}, "val.acc": {"step": 1, "value": 1}}
+    assert document["metrics"] == {
+        "loss": {"step": 2, "value": 9.0, "sparkline": [0.0, 1.0, 9.0]},
+        "val.acc": {"step": 1, "value": 1, "sparkline": [0.0, 1.0]},
+    }
+    assert document["sparklines_from"] == 1
     assert document["summary"] == {"best": 7}
     assert (document["state"], document["rows"], document["last_step"]) == ("finished", 3, 2)
     assert [(item["number"], item["calls"], item["exit_code"]) for item in document["attempts"]] == [
@@ -473,6 +477,45 @@ def test_show_tells_all_of_a_run(runs: Runs, tracker: Callable[..., str]) -> Non
     said = tracker("show", "a1")
     for text in ("model.layers", "val.acc", "exit 3", "tracker rewind", "best"):
         assert text in said
+
+
+def test_show_draws_the_course_of_each_metric(runs: Runs, tracker: Callable[..., str], environ: dict[str, str]) -> None:
+    calls = [{"loss": 8.0 - index, "odd": math.nan if index % 4 == 1 else float(index)} for index in range(8)]
+    record(runs, "a1", *calls, {"text": "no number"})
+    lines = {line.split()[0]: line for line in tracker("show", "a1").split("Last values")[1].splitlines() if line}
+    assert lines["loss"].endswith("  █▇▆▅▄▃▂▁")
+    assert lines["odd"].endswith("  ▁x▃▄▅x▇█")
+    assert lines["text"].split() == ["text", "no", "number", "8"]
+    environ["PYTHONIOENCODING"] = "ascii"
+    assert "  @#*+=-._" in tracker("show", "a1")
+
+
+def test_show_tells_from_which_commit_attempts_ran_and_what_they_alerted(
+    runs: Runs, tracker: Callable[..., str], tmp_path: Path
+) -> None:
+    environments: list[dict[str, str]] = [{"git_commit": "c0ffee", "git_remote": "git@host:me/repo"}] * 2
+    runs.create(RunInfo("a1", uuid.uuid4().hex, time.time()))
+    with closing(RunStore(runs.folder("a1") / "run.db")) as store:
+        for environment in (*environments, {"git_commit": "d00d"}, {}):
+            more = {"launch": "", "requeue": "", "reason": "new", "config": "{}"}
+            more["environment"] = json.dumps(environment)
+            attempt = store.claim(Holder.current(), started_at=time.time(), journal=runs.folder("a1").resolve(), **more)
+        store.append(attempt, [(1, journal.CALL, 1, 7, 5.0, 1, {"loss": 1.0})])
+        alerts = [(2 + nth, journal.ALERT, 5.0, 1, f"title {nth}", "\x1b[2Jtext", "WARN") for nth in range(30)]
+        store.append(attempt, alerts)
+    document = json.loads(tracker("show", "a1", "--json"))
+    assert [item["git_commit"] for item in document["attempts"]] == ["c0ffee", "c0ffee", "d00d", None]
+    assert document["attempts"][0]["git_remote"] == "git@host:me/repo"
+    assert len(document["alerts"]) == 30
+    assert document["alerts"][0] == {
+        **{"step": 7, "time": 5.0, "level": "WARN", "title": "title 0"},
+        "text": "\x1b[2Jtext",
+    }
+    said = tracker("show", "a1")
+    git = said.split("Git\n")[1].split("\n\n")[0].splitlines()
+    assert [line.split() for line in git[1:]] == [["1", "to", "2", "c0ffee", "git@host:me/repo"], ["3", "d00d"], ["4"]]
+    assert "Alerts, the newest 20 of 30" in said
+    assert "title 29: \\x1b[2Jtext" in said and "title 10:" in said and "title 9:" not in said
 
 
 def test_a_run_is_found_by_id_prefix_or_path(runs: Runs, tracker: Callable[..., str], tmp_path: Path) -> None:
@@ -692,19 +735,6 @@ def test_ls_in_a_narrow_terminal_keeps_to_its_width(pane: Pane, runs: Runs) -> N
     (row,) = [line for line in screen.splitlines() if line.startswith("a1b2c3d4")]
     assert row.split()[:6] == ["a1b2c3d4", "finished", "1", "0", "1", "0.0005"]
     assert "…" not in screen
-
-
-def test_a_trace_is_bounded_and_keeps_its_course() -> None:
-    trace = Trace()
-    for index in range(100_000):
-        trace.add(float(index))
-    assert trace.line(8) == "▁▂▃▄▅▆▇█"
-    assert trace.range() == (0.0, 99_999.0)
-    trace = Trace()
-    for value in (1.0, math.nan, math.inf, 2.0, 10**400):
-        trace.add(value)
-    assert trace.line(10) == "▁xx█x"
-    assert Trace().line(10) == ""
 
 
 def test_words() -> None:

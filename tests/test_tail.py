@@ -19,7 +19,7 @@ from unittest.mock import ANY
 import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
-from offline_tracker_cli.canvas import Line, Mark, chart, ema
+from offline_tracker_cli.canvas import Line, Mark, chart, ema, sparkline
 from offline_tracker_cli.common import Chosen
 from offline_tracker_cli.dashboard import Dashboard
 from offline_tracker_cli.history import History, Stat, stat
@@ -107,6 +107,15 @@ def test_without_unicode_a_chart_is_ascii() -> None:
     lines = drawn(points([math.inf, 0.0, 5.0, math.nan]), marks=[Mark(1.5, "2")], unicode=False)
     assert all(line.isascii() for line in lines)
     assert {"^", "x", "|", "+"} <= set("".join(lines))
+
+
+def test_a_sparkline_is_a_bar_a_value() -> None:
+    assert sparkline([float(x) for x in range(8)]) == "▁▂▃▄▅▆▇█"
+    assert sparkline([1.0, math.nan, math.inf, -math.inf, 2.0]) == "▁xxx█"
+    assert sparkline([-1.7e308, 0.0, 1.7e308]) == "▁▅█"
+    assert sparkline([3.0, 3.0]) == "▅▅"
+    assert sparkline([]) == ""
+    assert sparkline([0.0, 1.0, math.nan], unicode=False) == "_@x"
 
 
 @given(
@@ -286,6 +295,25 @@ def test_a_long_run_is_shown_before_all_of_it_is_read(runs: Runs, written: Writt
         assert history.newest() == {"loss": (29_999, 29_999.0)}
         assert history.read(reader, math.inf)
         assert same(of_the_blocks(history), of_the_curve(reader))
+
+
+def test_a_sample_is_of_all_of_the_curve_and_of_nothing_else(runs: Runs, written: Written) -> None:
+    written.attempt(0.0)
+    written.calls(*((step, float(step), {"loss": 100.0, "dead": 1.0}) for step in range(15_000)))
+    written.rewind(9_999)
+    written.calls(*((step, float(step), {"loss": float(step)}) for step in range(10_000, 30_000)))
+    with runs.read("a1") as reader:
+        history = History()
+        history.extend(reader)
+        assert history.sample(reader, 0.0) == pytest.approx(4 / history.size, rel=0.01)
+        assert not [block for block in history.blocks if block.read and not block.live]
+        means = history.means("loss", 30)
+        assert means[:10] == [100.0] * 10
+        assert means[11:] == pytest.approx([11_500.0 + 1000 * nth for nth in range(19)], rel=0.02)
+        assert len(history.means("dead", 7)) == 7
+        assert history.sample(reader, math.inf) == 1.0
+        assert same(of_the_blocks(history), of_the_curve(reader))
+        assert history.means("none", 30) == []
 
 
 def test_a_value_that_comes_after_its_call_is_seen(runs: Runs, written: Written) -> None:
