@@ -14,7 +14,7 @@ from rich.text import Text
 from .alerts import STYLES as ALERT_STYLES
 from .canvas import Line, Mark, chart, ema
 from .dashboard import HELP, SMOOTHING, Dashboard
-from .glance import ETA, loss_of, lr_of
+from .glance import ETA, best_is, loss_of, lr_of
 from .history import Block, Stat
 from .ls import STYLES
 from .watch import Left, View
@@ -38,8 +38,6 @@ _LABELS = 7
 _ATTEMPTS = ("cyan", "bright_blue")
 _RUNS = ("cyan", "magenta", "yellow", "green", "bright_blue", "red", "bright_magenta", "bright_green", "white")
 _LETTERS = "ABCDEFGHIJKLMNOPQRSTUVWXYZ"
-_HIGHER = ("acc", "reward", "score", "bleu", "rouge", "f1", "auc", "mfu", "tokens_per_s", "throughput")
-_LOWER = ("loss", "err", "ppl", "perplexity")
 
 
 class Look:
@@ -522,8 +520,7 @@ def _best(views: Sequence[View], name: str) -> Text:
     finite = [(known, step) for known, step in stats if known.finite]
     text = Text()
     if finite:
-        kind = next((view.best_is[name] for view in views if view.best_is.get(name) in ("min", "max")), None)
-        kind = kind or _kind_of(name)
+        kind = best_is(name, {metric: kind for view in views for metric, kind in view.goals.items()})
         low, high = min(known.low for known, _ in finite), max(known.high for known, _ in finite)
         if kind is None:
             text.append(f"{number(low, 3)} to {number(high, 3)}", "dim")
@@ -540,13 +537,6 @@ def _best(views: Sequence[View], name: str) -> Text:
 def _odd(stats: Sequence[Stat]) -> str:
     nan, infinite = sum(known.nan for known in stats), sum(known.up + known.down for known in stats)
     return " ".join(f"{count} {word}" for count, word in ((nan, "NaN"), (infinite, "inf")) if count)
-
-
-def _kind_of(name: str) -> str | None:
-    text = shown(name).lower()
-    if any(word in text for word in _LOWER):
-        return "min"
-    return "max" if any(word in text for word in _HIGHER) else None
 
 
 def _short(value: float) -> str:

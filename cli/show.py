@@ -9,6 +9,7 @@ from typing import Any
 from offline_tracker import curve
 from offline_tracker.store import RunReader
 
+from .alerts import Notice, notices
 from .common import JsonOption, RunArgument, RunsOption, links_in, named, reading
 from .glance import eta_text, gap_json, gaps_text, time_left
 from .history import History
@@ -103,11 +104,7 @@ def _document(reader: RunReader) -> dict[str, Any]:
             "count": len(reader.marks),
             "newest": _mark(reader) if reader.marks else None,
         },
-        "alerts": [
-            {"step": at[0] if (at := reader.step_of(seq)) else None, "time": time, "level": level, "title": title}
-            | {"text": text}
-            for seq, time, title, text, level in reader.alerts()
-        ],
+        "alerts": [notice._asdict() for notice in notices(reader, spans)],
     }
 
 
@@ -187,7 +184,7 @@ def _print(document: Mapping[str, Any]) -> None:
                 _none(item["step"]),
                 moment(item["time"]),
                 item["level"],
-                ": ".join(filter(None, (item["title"], item["text"]))),
+                Notice(**item).words,
             ]
             for item in document["alerts"][-_ALERTS:]
         ]

@@ -23,7 +23,7 @@ from .common import Chosen, JsonOption, RunOptions, RunsArgument, chosen, runs_f
 from .dashboard import Dashboard
 from .glance import loss_of, lr_of
 from .watch import Guard, Stream, View, Wanted, every, only_wanted
-from .words import clean, moment, number, put, row_json, shown, terminal, to_json, warn
+from .words import clean, has_unicode, moment, number, put, row_json, shown, terminal, to_json, warn
 
 if TYPE_CHECKING:
     from rich.console import Console
@@ -164,9 +164,7 @@ def _once(pick: Pick, board: Dashboard, own: Sequence[rules.UserRule], limit_s: 
     for view in views:
         view.refresh(math.inf)
     console = terminal()
-    look = Look(
-        (sys.stdout.encoding or "").lower().startswith("utf"), console is not None and not console.no_color, limit_s
-    )
+    look = Look(has_unicode(), console is not None and not console.no_color, limit_s)
     look.links = _links(board.runs)
     width = console.width if console is not None else _FRAME_WIDTH
     for line in frame(board, views, width, None, look, f"no runs in {folder}"):

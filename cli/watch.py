@@ -17,7 +17,7 @@ from offline_tracker.store import Attempt, Call, Rewind, RunInfo, RunReader
 
 from .alerts import Notice, notices
 from .common import Chosen, reading
-from .glance import clip, time_left
+from .glance import clip, goals, time_left
 from .history import History
 
 _SETTLED_S = 2.0
@@ -207,7 +207,7 @@ class View:
         error: why the run can't be read, or None.
         values: metric to its newest step and value, in the order of the calls.
         alerts: what the training said, and what rules found on the curve, oldest first.
-        best_is: what define_metric said of a metric's summary, "min" or "max".
+        goals: what define_metric said of where metrics are best; see `glance.goals`.
         version: another one whenever something changed.
     """
 
@@ -225,7 +225,7 @@ class View:
         self.attempts: Sequence[Attempt] = ()
         self.rewinds: Sequence[Rewind] = ()
         self.alerts: Sequence[Notice] = ()
-        self.best_is: dict[str, str] = {}
+        self.goals: Mapping[str, str] = {}
         self.values: dict[str, tuple[int, Any]] = {}
         self.step: int | None = None
         self.last_at = 0.0
@@ -295,11 +295,7 @@ class View:
         known = findings.stored(self.run.folder)
         found = [*known, *(one for one in self._found if one not in known)]
         self.alerts = notices(reader, curve.live_spans(reader.rewinds, reader.last_seq), found)
-        self.best_is = {
-            name: str(options.get("summary"))
-            for name, options in reader.definitions().items()
-            if options.get("summary")
-        }
+        self.goals = goals(reader.definitions())
 
     @property
     def stalled_s(self) -> float | None:

@@ -508,8 +508,8 @@ def test_show_tells_from_which_commit_attempts_ran_and_what_they_alerted(
     assert document["attempts"][0]["git_remote"] == "git@host:me/repo"
     assert len(document["alerts"]) == 30
     assert document["alerts"][0] == {
-        **{"step": 7, "time": 5.0, "level": "WARN", "title": "title 0"},
-        "text": "\x1b[2Jtext",
+        **{"rule": "alert()", "metric": None, "step": 7, "time": 5.0, "level": "WARN"},
+        "text": "title 0: \x1b[2Jtext",
     }
     said = tracker("show", "a1")
     git = said.split("Git\n")[1].split("\n\n")[0].splitlines()
@@ -649,6 +649,28 @@ def test_tail_as_json_gives_the_same_rows_as_the_export(
     assert path.read_text() == tracker("export", "--format", "jsonl")
     process.send_signal(signal.SIGINT)
     assert process.wait(30) == 0
+
+
+def test_what_is_found_in_rows_is_a_line_of_its_own(
+    runs: Runs,
+    tracker: Callable[..., str],
+    writer: subprocess.Popen[str],
+    follow: Callable[..., tuple[subprocess.Popen[bytes], Path]],
+) -> None:
+    say(writer, 1.0)
+    process, path = follow("tail", "--rule", "loss > 2", "--metric", "lr")
+    for loss in (2.0, 3.0, math.nan, 1.0):
+        say(writer, loss)
+    wait_until(lambda: len(path.read_text().splitlines()) == 7)
+    process.send_signal(signal.SIGINT)
+    assert process.wait(30) == 0
+    said = [line.split(" ", 4) for line in path.read_text().splitlines() if line.startswith("ALERT ")]
+    assert [line[3:] for line in said] == [["2", "WARN loss > 2: loss is 3"], ["3", "ERROR not finite: loss is nan"]]
+    told = [json.loads(line) for line in tracker("tail", "--json", "--once", "--metric", "x").splitlines()]
+    assert [(line["alert"]["rule"], line["alert"]["step"], line["alert"]["level"]) for line in told] == [
+        ("not finite", 3, "ERROR")
+    ]
+    assert tracker("tail", "--rule", "loss", status=2).startswith("tracker: rule 'loss': use \"METRIC > NUMBER\"")
 
 
 def test_rows_behind_a_rewind_are_given_once(runs: Runs) -> None:

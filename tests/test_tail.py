@@ -28,7 +28,9 @@ from offline_tracker_cli.screen import Look, frame
 from offline_tracker_cli.watch import View
 
 import offline_tracker
+from offline_tracker import alerts as rules
 from offline_tracker import curve, journal
+from offline_tracker.findings import stored
 from offline_tracker.host import Holder
 from offline_tracker.store import RunInfo, RunReader, Runs, RunStore
 
@@ -438,7 +440,7 @@ def test_a_frame_fills_every_size_and_no_more(runs: Runs) -> None:
         record(runs, f"run{number}", *losses(30), name="名前" * 20, project="p" * 70, total_steps=100)
     views = [seen(runs, run_id) for run_id in runs.ids()]
     for width, height in ((200, 60), (160, 50), (80, 24), (60, 15), (20, 6), (5, 2)):
-        for mode in ("", "help", "runs", "filter"):
+        for mode in ("", "help", "runs", "filter", "alerts"):
             for compare in (False, True):
                 board = Dashboard(mode=mode, compare=compare, runs=[view.run for view in views])
                 for shown in (views, views[:1]):
@@ -454,6 +456,29 @@ def test_where_a_run_is_synced_is_told(runs: Runs, tracker_once: Callable[..., s
     shutil.rmtree(runs.folder("a1"))
     record(runs, "a1", *losses(5))  # another one of the same id
     assert "synced" not in tracker_once()
+
+
+def test_alerts_follow_the_curve_and_are_kept_with_the_run(
+    runs: Runs, written: Written, tracker_once: Callable[..., str]
+) -> None:
+    now = time.time()
+    written.attempt(now)
+    written.calls(*((step, now, {"loss": 1.0}) for step in range(10)))
+    view = View(Chosen(runs, "a1"), [rules.parse("loss > 5")])
+    view.refresh(math.inf)
+    assert view.alerts == []
+    written.calls((10, now, {"loss": math.inf}), (11, now, {"loss": 9.0}))
+    view.refresh(math.inf)
+    told = [("not finite", 10), ("loss > 5", 10)]
+    assert [(notice.rule, notice.step) for notice in view.alerts] == told
+    assert [(finding.rule, finding.step) for finding in stored(runs.folder("a1"))] == told
+    assert "! loss > 5: loss is inf, step 10 (+1, a)" in text_of(view)
+    assert "not finite: loss is inf" in text_of(view, height=30, mode="alerts")
+    assert "! loss > 5: loss is inf" in tracker_once()  # one that knows no such rule
+    written.rewind(9)
+    written.calls((10, now, {"loss": 1.0}))
+    view.refresh(math.inf)
+    assert view.alerts == []
 
 
 # The keys.
@@ -486,6 +511,7 @@ def test_each_key_does_what_the_help_says(runs: Runs) -> None:
     assert [run.id for run in press("r", "home", "o", "r").visible()] == ["a"]
     assert [run.id for run in press("r", "a", "escape").visible()] == ["a", "b", "c", "d"]
     assert press("?").mode == "help" and press("?").mode == ""
+    assert press("a").mode == "alerts" and press("escape").mode == ""
     assert press("q").done
 
 
@@ -594,6 +620,12 @@ def test_the_keys_work_in_a_terminal_while_a_training_logs(
     pane.wait("page 2/")
     pane.keys("0", "c")
     pane.wait("overlaid", "loss  A 0.0625  B 2")
+    pane.keys("r", "Home", "o", "r")
+    say(writer, math.nan)
+    pane.wait("! not finite: loss is nan, step 5", "alerts 1")
+    pane.keys("a")
+    pane.wait("Alerts, the newest first (1)", "ERROR", "step 5  not finite: loss is nan")
+    pane.keys("a", "r", "a", "r")
     writer.kill()
     writer.wait()
     pane.wait("crashed")
