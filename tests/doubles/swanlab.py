@@ -17,6 +17,7 @@ import secrets
 import string
 import threading
 import time
+from bisect import bisect_left, bisect_right
 from collections import defaultdict
 from collections.abc import Iterable, Mapping
 from dataclasses import dataclass, field
@@ -104,6 +105,18 @@ class Run:
     hidden: list[Point] = field(default_factory=list)
     logs: list[Line] = field(default_factory=list)
     profile: dict[str, Any] = field(default_factory=dict)
+
+    _known: tuple[int, int, dict[str, Point]] = (0, 0, {})
+    _newest: Point | None = None
+
+    def latest(self, first: int, last: int) -> dict[str, Point]:
+        """`_latest` of a stretch of the points; of a long run only what came since the last time is looked at."""
+        begin, end, known = self._known
+        if begin != first or end > last or (end and self.points[end - 1] is not self._newest):
+            end, known = first, {}
+        known = _latest(self.points[end:last], known)
+        self._known, self._newest = (first, last, known), self.points[last - 1] if last else None
+        return known
 
     @property
     def tags(self) -> list[str]:
@@ -518,27 +531,31 @@ class SwanlabServer(Double):
 
         ``createdAt`` bounds that time from below, so a client that sends a later one does not see the first points.
         """
+        run, first, last = self._stretch(ref, project_id, late)
+        return run.points[first:last]
+
+    def _stretch(self, ref: Mapping[str, Any], project_id: str | None, late: bool) -> tuple[Run, int, int]:
+        """Whose points `_visible` gives, and from where to where they are; they lie in the order in which they came."""
         run = self._run_of_cuid(ref.get("experimentId"), project_id or ref.get("projectId"))
         since, until = ref.get("createdAt"), time.time()
         if late:
             until = min(until - self.lag_s, until if self.shown_until is None else self.shown_until)
         if type(since) is not int:
             raise self._violation(400, f"a query without createdAt: {dict(ref)}")
-        stored = zip(run.points, run.arrived_at, strict=True)
-        return [point for point, arrived_at in stored if since <= arrived_at <= until]
+        return run, bisect_left(run.arrived_at, since), bisect_right(run.arrived_at, until)
 
     def _last_steps(self, project_id: str, cuid: str, request: Request) -> Reply:
         since = request.query.get("createdAt", [""])[0]
         if not since.isdecimal() or "all" not in request.query:
             raise self._violation(400, f"{self.label(request)} without createdAt or all")
-        points = self._visible({"experimentId": cuid, "createdAt": int(since)}, project_id, late=True)
+        run, first, last = self._stretch({"experimentId": cuid, "createdAt": int(since)}, project_id, late=True)
         logs = self._run_of_cuid(cuid).logs
         return Reply(
             200,
             {
                 "log": [{"key": "LOG", "step": max(line.epoch for line in logs)}] if logs else [],
                 "media": [],
-                "scalar": [{"key": key, "step": last.step} for key, last in _latest(points).items()],
+                "scalar": [{"key": key, "step": last.step} for key, last in run.latest(first, last).items()],
             },
         )
 
@@ -681,9 +698,9 @@ def _run_answer(run: Run) -> dict[str, Any]:
     }
 
 
-def _latest(points: Iterable[Point]) -> dict[str, Point]:
+def _latest(points: Iterable[Point], before: Mapping[str, Point] | None = None) -> dict[str, Point]:
     """Of each key the point with the highest step, and of two at that step the later one."""
-    latest: dict[str, Point] = {}
+    latest: dict[str, Point] = dict(before or {})
     for point in points:
         if point.key not in latest or point.step >= latest[point.key].step:
             latest[point.key] = point
