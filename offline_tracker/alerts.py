@@ -260,9 +260,14 @@ class Judge:
                     yield Finding(rule.name, metric, row.step, row.time, row.seq, said, rule.level)
                 self._saying[key] = said is not None
 
-    def wait(self, now: float) -> Finding | None:
-        """Return that no row has come for a long time up to *now*, once; the next row does not say it again."""
-        if self._last is None or (said := self._pace.wait(now)) is None:
+    def wait(self, now: float, starts: Sequence[float] = ()) -> Finding | None:
+        """
+        Return that no row has come for a long time up to *now*, once; the next row does not say it again.
+
+        Args:
+            starts: as for `see`: an attempt that has no row yet is no stall, however long the run was down before.
+        """
+        if self._last is None or (said := self._pace.wait(now, starts)) is None:
             return None
         return Finding("stall", "", self._last.step, self._last.time, self._last.seq, said, WARN)
 
@@ -302,8 +307,10 @@ class _Pace:
         self._recent.append(seconds)
         return said
 
-    def wait(self, now: float) -> str | None:
-        if self._waited or (said := self._said(now - self._before)) is None:
+    def wait(self, now: float, starts: Sequence[float]) -> str | None:
+        if self._waited or any(self._before < start <= now for start in starts):
+            return None
+        if (said := self._said(now - self._before)) is None:
             return None
         self._waited = True
         return said
