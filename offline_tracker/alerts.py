@@ -94,8 +94,16 @@ class Spike(Rule):
         said = None
         if len(self._window) == _WINDOW_ROWS:
             middle = self._sorted[_WINDOW_ROWS // 2]
-            spread = 1.4826 * statistics.median(abs(other - middle) for other in self._window)
-            z = (value - middle) / max(spread, 1e-3 * abs(middle), 1e-300)
+
+            def deviations(deviation: float) -> float:
+                return (value - middle) / max(1.4826 * deviation, 1e-3 * abs(middle), 1e-300)
+
+            # Fewer than half of the window lie between its quarters, so the median deviation is no less than the nearer
+            # one: that is enough for nearly every row, and a tenth of the work.
+            quarter = _WINDOW_ROWS // 4
+            z = deviations(min(middle - self._sorted[quarter], self._sorted[-1 - quarter] - middle))
+            if z > _SPIKE_Z:
+                z = deviations(statistics.median(abs(other - middle) for other in self._window))
             if z > _SPIKE_Z:
                 said = f"jumps to {value:.5g}, {z:.0f} deviations above the median {middle:.5g} of {_WINDOW_ROWS} rows"
             self._sorted.remove(self._window.popleft())

@@ -6,6 +6,7 @@ import json
 import math
 import os
 import random
+import statistics
 import subprocess
 import sys
 import time
@@ -17,7 +18,7 @@ import pytest
 from offline_tracker_cli.words import moment
 
 import offline_tracker
-from offline_tracker.alerts import Finding, Judge, judge, parse
+from offline_tracker.alerts import Finding, Judge, Spike, judge, parse
 from offline_tracker.curve import Row, Span
 from offline_tracker.errors import UsageError
 from offline_tracker.findings import on_curve, store, stored
@@ -65,6 +66,22 @@ def test_a_spike_is_told_where_it_is_and_only_in_a_loss() -> None:
     assert found(curve_of(losses)) == [("spike", 200)]
     assert found(curve_of(losses, "train/ppl")) == [("spike", 200)]
     assert found(curve_of(losses, "tokens_per_s")) == []
+
+
+@pytest.mark.parametrize("kind", range(3))
+def test_a_spike_is_what_the_robust_z_says(kind: int) -> None:
+    chance = random.Random(kind)
+    draw = [lambda: chance.gauss(2, 0.1), lambda: float(round(chance.gauss(0, 1))), lambda: chance.expovariate(1) ** 4]
+    values = [draw[kind]() + (chance.expovariate(0.2) if chance.random() < 0.05 else 0.0) for _ in range(1000)]
+    spike = Spike()
+    for row, value in enumerate(values):
+        window = values[row - 50 : row] if row >= 50 else []
+        z = 0.0
+        if window:
+            middle = sorted(window)[25]
+            spread = 1.4826 * statistics.median(abs(other - middle) for other in window)
+            z = (value - middle) / max(spread, 1e-3 * abs(middle), 1e-300)
+        assert (spike.see(value) is not None) == (z > 10)
 
 
 def test_a_loss_that_rises_and_stays_up_has_diverged() -> None:
