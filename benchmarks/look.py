@@ -1,5 +1,5 @@
 """
-What looking at runs costs, beside the bound that was set for it: one line each. `python benchmarks/look.py`
+What looking at runs costs, beside the bound that was set for it: one line each. `python benchmarks/look.py [WORD...]`
 
 Each figure is the best of several on a shared machine, except where a process is watched for a while.
 """
@@ -45,7 +45,8 @@ while True:
 
 def say(what: str, figure: float, bound: float, unit: str) -> None:
     verdict = "" if figure <= bound else "   OVER"
-    print(f"{what:<66} {figure:9.3g} {unit:<3} bound {bound:g} {unit}{verdict}", flush=True)
+    limit = f"bound {bound:g} {unit}{verdict}" if bound < math.inf else ""
+    print(f"{what:<66} {figure:9.3g} {unit:<3} {limit}".rstrip(), flush=True)
 
 
 def best_s(function: Callable[[], object], times: int = 9) -> float:
@@ -89,6 +90,7 @@ def tail_chart() -> None:
 
 def tail_of_a_long_run(folder: Path, rows: int = 1_000_000) -> None:
     """From the start of the command to its first frame, and what it costs while rows come in, all else being read."""
+    tail_chart()
     write_run(Runs(folder), "long", rows, ended=False)
     command = [sys.executable, "-c", GROWING, str(folder), "long"]
     with subprocess.Popen(command, stderr=subprocess.DEVNULL) as writer:
@@ -124,6 +126,50 @@ def _drain(terminal: int, seconds: float) -> None:
 def _cpu_s(pid: int) -> float:
     fields = Path(f"/proc/{pid}/stat").read_text().rpartition(")")[2].split()
     return (int(fields[11]) + int(fields[12])) / os.sysconf("SC_CLK_TCK")
+
+
+def one_command(folder: Path, *command: str) -> tuple[float, float]:
+    """Run a command of tracker to its end; returns seconds and the most memory (MB) that it held."""
+    begin = time.perf_counter()
+    with subprocess.Popen([TRACKER, *command], stdout=subprocess.DEVNULL, cwd=folder) as process:
+        _, status, used = os.wait4(process.pid, 0)
+        process.returncode = os.waitstatus_to_exitcode(status)
+    if process.returncode:
+        raise RuntimeError(f"tracker {' '.join(command)} ended with {process.returncode}")
+    return time.perf_counter() - begin, used.ru_maxrss / 1e3
+
+
+def ls_of_a_thousand_runs(folder: Path, runs: int = 1000) -> None:
+    os.environ["XDG_CACHE_HOME"] = str(folder / "cache")
+    home = Runs(folder / "runs")
+    for number in range(runs):
+        write_run(home, f"run{number:04}", 100)
+    old = time.time() - 3600
+    for path in home.path.glob("*/run.db"):
+        os.utime(path, (old, old))
+    first_s, _ = one_command(folder, "ls")
+    say(f"ls: {runs} runs, for the first time", first_s, math.inf, "s")
+    say(f"ls: {runs} runs, once they were seen", min(one_command(folder, "ls")[0] for _ in range(5)), 1, "s")
+
+
+def looks_at_a_long_run(folder: Path, rows: int = 1_000_000) -> None:
+    write_run(Runs(folder / "runs"), "long", rows)
+    say(f"show: {rows:,} rows x 3", min(one_command(folder, "show", "long")[0] for _ in range(3)), 1.5, "s")
+    write_run(Runs(folder / "runs"), "other", rows)
+    say(f"compare: two of {rows:,} rows x 3", one_command(folder, "compare", "long", "other")[0], 5, "s")
+
+
+def exports_of_ten_million_points(folder: Path, rows: int = 3_333_334) -> None:
+    """Time is only told; what is bounded is the memory."""
+    write_run(Runs(folder / "runs"), "huge", rows)
+    ways = {name: ["--format", name, "-o", f"out.{name}"] for name in ("csv", "jsonl", "parquet")}
+    ways["parquet, --partition"] = ["--partition", "-o", "dataset"]
+    for name, how in ways.items():
+        took_s, used_mb = one_command(folder, "export", *how)
+        say(f"export: {3 * rows / 1e6:.0f}M points as {name}: memory ({took_s:.0f} s)", used_mb, 200, "MB")
+    sql = "SELECT metric, count(*), min(value) FROM curves GROUP BY metric"
+    took_s, used_mb = one_command(folder, "query", sql)
+    say(f"query: over {3 * rows / 1e6:.0f}M points: memory ({took_s:.0f} s)", used_mb, math.inf, "MB")
 
 
 def report_of_a_million_points(folder: Path) -> None:
@@ -173,10 +219,15 @@ def _in_a_browser(page: Path) -> tuple[float, float, float]:
 
 
 def main() -> None:
-    tail_chart()
-    with tempfile.TemporaryDirectory(prefix="look-") as folder:
-        tail_of_a_long_run(Path(folder) / "tail")
-        report_of_a_million_points(Path(folder))
+    """Measure what is named on the command line, else everything."""
+    wanted = sys.argv[1:]
+    for measure in (
+        *(tail_of_a_long_run, ls_of_a_thousand_runs, looks_at_a_long_run),
+        *(report_of_a_million_points, exports_of_ten_million_points),
+    ):
+        if not wanted or any(word in measure.__name__ for word in wanted):
+            with tempfile.TemporaryDirectory(prefix="look-") as folder:
+                measure(Path(folder))
 
 
 if __name__ == "__main__":

@@ -17,7 +17,7 @@ from pathlib import Path
 from typing import IO, Any
 from urllib.parse import quote
 
-from .columns import FIRST, MORE, Snapshot, attempts_of, batches, check, distinct, extra, snapshot, text
+from .columns import CELLS, FIRST, MORE, Snapshot, attempts_of, batches, check, distinct, extra, snapshot, text
 from .store import RunReader
 from .values import Scalar
 
@@ -85,7 +85,9 @@ def long(reader: RunReader, snap: Snapshot, every: bool) -> Iterator[Any]:
     pa = arrow()
     rows = schema(LONG)
     names = distinct(reader.names().values())
-    for batch in batches(reader, snap.read(every), every):
+    for batch in batches(
+        reader, snap.read(every), every, CELLS // 3
+    ):  # a point takes more than twice a cell of the wide layout
         attempts = pa.array(attempts_of(reader.attempts, batch.seq), pa.int64())
         live = pa.array(snap.live(batch) if every else [True] * len(batch.seq), pa.bool_())
         shared = {

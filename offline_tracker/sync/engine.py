@@ -470,6 +470,7 @@ class _RunSync:
                 f"counts its {'whole' if link.downtime else 'running'} time already; --downtime counts once"
             )
         self.link = link
+        self._beat_at = time.monotonic()  # when the lease was taken, or just after
         self.limit = self._limit()
 
     def _limit(self) -> int | None:
@@ -569,7 +570,7 @@ class _RunSync:
             self._ship(shipment, rows, total)
             found = self._confirm(shipment, found)
             confirmed = self.curve.mark(self._reach(found))
-            self.link = self.ledger.settled(
+            self.link = replace(
                 self.link,
                 made_at=self.link.made_at or time.time(),
                 confirmed_step=confirmed.last_step,
@@ -577,10 +578,14 @@ class _RunSync:
                 confirmed_at=time.time(),
                 url=shipment.url or found.url,
             )
-            taken = self._add(shipment, besides)
-            shipment.finish(facts)
-            held = self._confirm_besides(besides, taken)
-            self.link = self.ledger.save(
+            try:
+                taken = self._add(shipment, besides)
+                shipment.finish(facts)
+                held = self._confirm_besides(besides, taken)
+            except BaseException:
+                self.ledger.settled(self.link, confirmed_at=self.link.confirmed_at)
+                raise
+            self.link = self.ledger.settled(
                 self.link,
                 state=facts.state,
                 facts=digest,
@@ -726,8 +731,6 @@ class _RunSync:
         self.engine.pace.sleep(poll_s)
         self._beat()
         return min(2 * poll_s, _POLL_S[1])
-
-    _beat_at = 0.0
 
     def _beat(self) -> None:
         if time.monotonic() - self._beat_at > HEARTBEAT_S / 2:

@@ -116,6 +116,7 @@ class Ledger:
     def __init__(self, runs: Path) -> None:
         self.path = runs / ".sync" / "ledger.db"
         self._lock = threading.RLock()
+        self._seen: list[tuple[Any, ...]] = []
         try:
             self.path.parent.mkdir(parents=True, exist_ok=True)
             self._db = sqlite3.connect(self.path, timeout=30.0, isolation_level=None, check_same_thread=False)
@@ -142,8 +143,10 @@ class Ledger:
         with self._lock:
             self._db.execute("BEGIN IMMEDIATE")
             try:
+                self._db.executemany("INSERT OR REPLACE INTO seen VALUES (?, ?, ?, ?, ?, ?, ?)", self._seen)
                 yield self._db
                 self._db.execute("COMMIT")
+                self._seen = []
             except BaseException:
                 if self._db.in_transaction:
                     self._db.execute("ROLLBACK")
@@ -244,11 +247,11 @@ class Ledger:
         }
 
     def remember(self, seen: Seen) -> None:
-        """Write down that a remote holds all of a run whose files look like this."""
+        """Write down, with whatever is written next, that a remote holds all of a run whose files look like this."""
         holder = json.dumps([*astuple(seen.holder[0]), seen.holder[1]]) if seen.holder else None
         values = (seen.run, seen.remote, seen.address, seen.stamp, json.dumps(seen.journals), holder)
-        with self._writing() as db:
-            db.execute("INSERT OR REPLACE INTO seen VALUES (?, ?, ?, ?, ?, ?, ?)", (*values, json.dumps(seen.result)))
+        with self._lock:
+            self._seen.append((*values, json.dumps(seen.result)))
 
     def now(self) -> float:
         """Return the time of the last change of this file, by the clock that the runs' files have their times from."""
