@@ -60,25 +60,25 @@ def alerts(
     by tail, show and report; sync delivers it.
     """
     own = [rules.parse(text) for text in rule or ()]
-    said = False
+    any_told = False
     for one in chosen(runs, run):
         with reading(one) as reader:
             spans = curve.live_spans(reader.rewinds, reader.last_seq)
             judge = rules.Judge(own)
             starts = [attempt.started_at for attempt in reader.attempts]
             found = [finding for row in curve.rows(reader.calls(spans)) for finding in judge.see(row, starts)]
-            if reader.state == "running" and (waiting := judge.wait(time.time())) is not None:
+            if reader.state == "running" and (waiting := judge.wait(time.time(), starts)) is not None:
                 found.append(waiting)
             known = findings.stored(one.folder)
-            fresh = findings.store(one.folder, found)
+            fresh = findings.store(one.folder, found, spans)
             told = of_findings(fresh, spans) if new else notices(reader, spans, [*known, *fresh])
         for notice in told:
-            said = True
+            any_told = True
             if json:
                 print(to_json({"run": one.id, **notice._asdict()}), flush=True)
             else:
                 _print(one.id, notice)
-    if said:
+    if any_told:
         raise typer.Exit(ALERT_STATUS)
 
 
@@ -89,21 +89,25 @@ def notices(reader: RunReader, spans: Sequence[Span], found: Sequence[rules.Find
     Args:
         found: what rules found; None: what is stored.
     """
-    own = []
-    for alert in reader.alerts():
+    both = said(reader) + of_findings(findings.stored(reader.folder) if found is None else found, spans)
+    return sorted(both, key=lambda notice: (notice.time, -1 if notice.step is None else notice.step))
+
+
+def said(reader: RunReader, first: int = 0) -> list[Notice]:
+    """Return what the training itself called attention to, in the order in which it did, from the alert *first* on."""
+    found = []
+    for alert in reader.alerts()[first:]:
         at = reader.step_of(alert.seq)
         text = f"{alert.title}: {alert.text}" if alert.text else alert.title
-        own.append(Notice("alert()", None, None if at is None else at[0], alert.time, alert.level, text))
-    own += of_findings(findings.stored(reader.folder) if found is None else found, spans)
-    return sorted(own, key=lambda notice: (notice.time, -1 if notice.step is None else notice.step))
+        found.append(Notice("alert()", None, None if at is None else at[0], alert.time, alert.level, text))
+    return found
 
 
 def of_findings(found: Iterable[rules.Finding], spans: Sequence[Span] | None = None) -> list[Notice]:
     """Return what of it is on the curve; without *spans* all of it is."""
     return [
         Notice(one.rule, shown(one.metric) or None, one.step, one.time, one.level, one.text)
-        for one in found
-        if spans is None or curve.holds(spans, one.seq, one.step)
+        for one in (found if spans is None else findings.on_curve(found, spans))
     ]
 
 

@@ -9,7 +9,7 @@ import json
 import math
 import time
 from array import array
-from bisect import bisect_right
+from bisect import bisect_left, bisect_right
 from collections.abc import Iterable, Mapping, Sequence
 from pathlib import Path
 from string import Template
@@ -133,6 +133,8 @@ def _run(reader: RunReader, links: Sequence[Any], columns: Columns) -> dict[str,
         "alerts": [
             {
                 "step": notice.step,
+                "metric": None if notice.metric is None else clean(notice.metric),
+                "row": curves.row_of(notice.step),
                 "time": notice.time,
                 "text": notice.words,
                 "level": clean(notice.level),
@@ -199,6 +201,11 @@ class _Curves:
         """Return the number of the first row behind a call, None if there is none."""
         number = bisect_right(self._seqs, seq)
         return number if number < len(self._seqs) else None
+
+    def row_of(self, step: int | None) -> int | None:
+        """Return the number of the row of a step, None if there is none."""
+        number = len(self.steps) if step is None else bisect_left(self.steps, step)
+        return number if number < len(self.steps) and self.steps[number] == step else None
 
     def put(self, name: str, columns: Columns) -> dict[str, Any]:
         """Put a metric into *columns*; returns where, and what a table says of it."""

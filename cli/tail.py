@@ -64,8 +64,8 @@ def tail(
     Where the output is no terminal it is a line a row: time, run, step, then the metrics. With --json it is one JSON
     object a row, as in tracker export; a row that gets more values later is printed again. Ctrl-C ends it.
 
-    Rows are judged as they come, as tracker alerts does: what is found is kept with the run, and is a line that begins with
-    ALERT, or with --json an object {"run": ID, "alert": {...}}.
+    Rows are judged as they come, as tracker alerts does: what is found is kept with the run. It is a line that begins with
+    ALERT, as what the training says with alert(), or with --json an object {"run": ID, "alert": {...}}.
 
     --time-limit counts from the start of an attempt, in Slurm's forms or as 90m, 1d12h; without it the end that Slurm
     told the training (SLURM_JOB_END_TIME) is used.
@@ -141,7 +141,7 @@ def _follow(
                             print(write.row(run.id, shown_row))
                         for notice in of_findings(guard.see(row)):
                             print(write.alert(run.id, notice))
-                    for notice in of_findings(guard.wait()):
+                    for notice in [*of_findings(guard.wait()), *stream.said]:
                         print(write.alert(run.id, notice))
                 except StoreError as error:
                     broken = True

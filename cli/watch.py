@@ -11,11 +11,11 @@ from typing import Any, NamedTuple
 
 from offline_tracker import alerts, curve, findings
 from offline_tracker.alerts import Finding, UserRule
-from offline_tracker.curve import Row
+from offline_tracker.curve import Row, Span
 from offline_tracker.errors import StoreError, TrackerError
 from offline_tracker.store import Attempt, Call, Rewind, RunInfo, RunReader
 
-from .alerts import Notice, notices
+from .alerts import Notice, notices, said
 from .common import Chosen, reading
 from .glance import clip, goals, time_left
 from .history import History
@@ -23,8 +23,8 @@ from .history import History
 _SETTLED_S = 2.0
 """How long after a call its row counts as whole, though it is open; and how old a file is whose stamp can be trusted."""
 STALLED_S = 60.0
-_JUDGED_ROWS = 2_000
-"""With so many rows the live view begins to judge: what rules need to know what is usual."""
+_JUDGED_ROWS = 1_000
+"""With so many rows the live view begins to judge, and so many before that say what is usual."""
 _PACE_S = 60.0
 _PACE_BLOCKS = 400
 _WINDOWS = 20
@@ -77,13 +77,18 @@ class Stream:
         newest: begin with about so many rows; None: with the first.
 
     Attributes:
-        starts: when each attempt began, unix seconds, as of the last look; *running* whether more rows should come.
+        starts: when each attempt began, unix seconds, as of the last look; *running* whether more rows should come;
+            *spans* what is on the curve.
+        said: what the training said with alert() since the look before.
     """
 
     def __init__(self, run: Chosen, newest: int | None = None) -> None:
         self.run = run
         self.starts: Sequence[float] = ()
         self.running = False
+        self.spans: Sequence[Span] = ()
+        self.said: list[Notice] = []
+        self._alerts = 0
         self._watched = Watched(run)
         self._newest = newest
         self._begun = False
@@ -102,6 +107,7 @@ class Stream:
         Raises:
             StoreError: the run can't be read now; raised again only for another reason.
         """
+        self.said = []
         if not self._watched.changed():
             yield from self._settle(end)
             return
@@ -110,7 +116,11 @@ class Stream:
                 spans = curve.live_spans(reader.rewinds, reader.last_seq)
                 if not self._begun and self._newest is not None:
                     self._seq = max(0, reader.last_seq - self._newest)
+                    self._alerts = sum(alert.seq <= self._seq for alert in reader.alerts())
                 self._begun = True
+                self.said = said(reader, self._alerts)
+                self._alerts += len(self.said)
+                self.spans = spans
                 self.starts = [attempt.started_at for attempt in reader.attempts]
                 self.running = reader.state == "running"
                 self._open = [call for call in self._open if curve.holds(spans, call.seq, call.step)]
@@ -144,27 +154,51 @@ class Guard:
     """
     Judges the rows of a run as they come, and keeps with the run what it finds.
 
+    It begins with what is usual, from the rows before the first one; and anew when a rewind takes back what it has seen.
+
     Args:
         own: the user's rules.
     """
 
     def __init__(self, stream: Stream, own: Sequence[UserRule]) -> None:
         self._stream = stream
+        self._own = own
         self._judge = alerts.Judge(own)
+        self._last: Row | None = None
 
     def see(self, row: Row) -> list[Finding]:
         """Return what there is to look at in the next row of the stream."""
+        last, self._last = self._last, row
+        if last is None or not curve.holds(self._stream.spans, last.seq, last.step):
+            self._judge = alerts.Judge(self._own)
+            with reading(self._stream.run) as reader:
+                for before in _rows_before(reader, row):
+                    for _ in self._judge.see(before, self._stream.starts):
+                        pass  # it was told when it came, or it is long past
         return self._keep(self._judge.see(row, self._stream.starts))
 
     def wait(self) -> list[Finding]:
         """Return that no row has come for too long, once."""
-        waiting = self._judge.wait(time.time()) if self._stream.running else None
+        waiting = self._judge.wait(time.time(), self._stream.starts) if self._stream.running else None
         return self._keep([] if waiting is None else [waiting])
 
     def _keep(self, found: Iterable[Finding]) -> list[Finding]:
         found = list(found)
-        findings.store(self._stream.run.folder, found)
+        findings.store(self._stream.run.folder, found, self._stream.spans)
         return found
+
+
+def _rows_before(reader: RunReader, row: Row) -> Iterator[Row]:
+    """Return the newest rows of the curve before *row*, about `_JUDGED_ROWS` of them."""
+    parts: list[Span] = []
+    left = _JUDGED_ROWS
+    for span in reversed(clip(curve.live_spans(reader.rewinds, reader.last_seq), 1, row.seq)):
+        upto = row.step - 1 if span.cap is None else min(row.step - 1, span.cap)
+        last = reader.last_within(span.first, span.last, upto)
+        if last is not None and left > 0:
+            parts.append(Span(max(span.first, last - left + 1), last, span.cap))
+            left -= last - parts[-1].first + 1
+    return curve.rows(reader.calls(parts[::-1]))
 
 
 class Pace(NamedTuple):

@@ -70,8 +70,11 @@ def plural(count: int, thing: str) -> str:
 
 
 def moment(at: float | None, style: str = "%Y-%m-%d %H:%M:%S") -> str:
-    """Return a time (unix seconds) on this machine's clock."""
-    return "" if at is None else time.strftime(style, time.localtime(at))
+    """Return a time (unix seconds) on this machine's clock; ``?`` for one that no clock shows."""
+    try:
+        return "" if at is None else time.strftime(style, time.localtime(at))
+    except (ValueError, OverflowError, OSError):  # of a damaged file
+        return "?"
 
 
 def plain(value: Any) -> Any:

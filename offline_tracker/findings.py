@@ -8,12 +8,14 @@ from __future__ import annotations
 
 import json
 import logging
+import math
 import os
 import stat
-from collections.abc import Iterable
+from collections.abc import Iterable, Sequence
 from pathlib import Path
 
 from .alerts import Finding
+from .curve import Span, holds
 
 logger = logging.getLogger("offline_tracker")
 
@@ -23,24 +25,44 @@ _MAX_BYTES = 4 << 20
 
 
 def stored(folder: Path) -> list[Finding]:
-    """Return what was found in the run of *folder*, each once, in the order in which it was; [] where nothing was."""
-    found: dict[tuple[str, str, int], Finding] = {}
+    """
+    Return what was found in the run of *folder*, in the order in which it was; [] where nothing was.
+
+    What a rewind took back is among it; see `on_curve`.
+    """
+    found: dict[Finding, None] = {}
     for line in _content(folder).decode(errors="replace").split("\n")[:-1]:
         try:
             one = Finding(**json.loads(line))
-            if all(type(value) in types for value, types in zip(one, _TYPES, strict=True)):
-                found.setdefault(_key(one), one)
-        except (ValueError, TypeError):  # two wrote at once on a filesystem that can't append, or it is none of ours
+            if all(type(value) in types for value, types in zip(one, _TYPES, strict=True)) and math.isfinite(one.time):
+                "".join((one.rule, one.metric, one.text, one.level)).encode()
+                found.setdefault(one)
+        # Two wrote at once on a filesystem that can't append, or it is none of ours.
+        except (ValueError, TypeError, RecursionError):
             continue
-    return list(found.values())
+    return list(found)
 
 
-def store(folder: Path, found: Iterable[Finding]) -> list[Finding]:
-    """Add what is not there yet, and return that; where it can't be written it counts as new the next time, too."""
+def on_curve(found: Iterable[Finding], spans: Sequence[Span]) -> list[Finding]:
+    """Return what of it holds, each once: two that looked at the same time may both have written it down."""
+    live: dict[tuple[str, str, int], Finding] = {}
+    for one in found:
+        if holds(spans, one.seq, one.step):
+            live.setdefault(_key(one), one)
+    return list(live.values())
+
+
+def store(folder: Path, found: Iterable[Finding], spans: Sequence[Span]) -> list[Finding]:
+    """
+    Add what is not there yet, and return that; where it can't be written it counts as new the next time, too.
+
+    Args:
+        spans: of the curve. What was found before a rewind is no reason to keep silent when it comes again.
+    """
     found = list(found)
     if not found:
         return []
-    known = {_key(one) for one in stored(folder)}
+    known = {_key(one) for one in on_curve(stored(folder), spans)}
     new = list({_key(one): one for one in found if _key(one) not in known}.values())
     data = "".join(json.dumps(one._asdict()) + "\n" for one in new).encode()
     if new:

@@ -6,22 +6,29 @@ import json
 import math
 import os
 import random
+import statistics
 import subprocess
 import sys
+import time
 from collections.abc import Iterable
 from pathlib import Path
 from typing import Any
 
 import pytest
+from offline_tracker_cli.words import moment
 
 import offline_tracker
-from offline_tracker.alerts import Finding, Judge, judge, parse
-from offline_tracker.curve import Row
+from offline_tracker.alerts import Finding, Judge, Spike, judge, parse
+from offline_tracker.curve import Row, Span
 from offline_tracker.errors import UsageError
-from offline_tracker.findings import store, stored
+from offline_tracker.findings import on_curve, store, stored
 from offline_tracker.store import Runs
 
+from .test_tail import Written
+
 TRACKER = Path(sys.executable).with_name("tracker")
+ALL = [Span(1, 1000, None)]
+"""A curve that nothing was taken from."""
 
 
 def curve_of(values: Iterable[float], metric: str = "loss", pace_s: float = 1.0) -> list[Row]:
@@ -59,6 +66,22 @@ def test_a_spike_is_told_where_it_is_and_only_in_a_loss() -> None:
     assert found(curve_of(losses)) == [("spike", 200)]
     assert found(curve_of(losses, "train/ppl")) == [("spike", 200)]
     assert found(curve_of(losses, "tokens_per_s")) == []
+
+
+@pytest.mark.parametrize("kind", range(3))
+def test_a_spike_is_what_the_robust_z_says(kind: int) -> None:
+    chance = random.Random(kind)
+    draw = [lambda: chance.gauss(2, 0.1), lambda: float(round(chance.gauss(0, 1))), lambda: chance.expovariate(1) ** 4]
+    values = [draw[kind]() + (chance.expovariate(0.2) if chance.random() < 0.05 else 0.0) for _ in range(1000)]
+    spike = Spike()
+    for row, value in enumerate(values):
+        window = values[row - 50 : row] if row >= 50 else []
+        z = 0.0
+        if window:
+            middle = sorted(window)[25]
+            spread = 1.4826 * statistics.median(abs(other - middle) for other in window)
+            z = (value - middle) / max(spread, 1e-3 * abs(middle), 1e-300)
+        assert (spike.see(value) is not None) == (z > 10)
 
 
 def test_a_loss_that_rises_and_stays_up_has_diverged() -> None:
@@ -159,28 +182,80 @@ def test_a_row_that_comes_again_is_judged_for_what_is_new_in_it() -> None:
 def test_what_was_found_is_kept_with_the_run_once(tmp_path: Path) -> None:
     (first, second) = (Finding("spike", "loss", step, 1e9, step + 1, "jumps", "WARN") for step in (3, 5))
     assert stored(tmp_path) == []
-    assert store(tmp_path, [first, first]) == [first]
+    assert store(tmp_path, [first, first], ALL) == [first]
     path = tmp_path / "files" / "alerts.jsonl"
     with path.open("a") as file:
         file.write('{"rule": "torn')
-    assert store(tmp_path, [second, first]) == [second]
+    assert store(tmp_path, [second, first], ALL) == [second]
     with path.open("a") as file:
         file.write(
             '{"rule": 1}\n[]\n{"rule": "x", "metric": 1, "step": 1, "time": 1, "seq": 1, "text": "", "level": ""}\n'
         )
     assert stored(tmp_path) == [first, second]
+    twice = [
+        first,
+        first._replace(seq=first.seq + 1),
+        second._replace(seq=2000),
+    ]  # two looked at once; one is of no curve
+    assert on_curve(twice, ALL) == [first]
+
+
+def test_a_time_that_no_clock_shows_is_no_error() -> None:
+    assert [moment(at) for at in (1e300, math.nan, None)] == ["?", "?", ""]
 
 
 def test_where_nothing_can_be_kept_it_is_still_told(tmp_path: Path) -> None:
     finding = Finding("spike", "loss", 3, 1e9, 4, "jumps", "WARN")
     (tmp_path / "files").mkdir()
     os.mkfifo(tmp_path / "files" / "alerts.jsonl")
-    assert store(tmp_path, [finding]) == [finding] == store(tmp_path, [finding])
+    assert store(tmp_path, [finding], ALL) == [finding] == store(tmp_path, [finding], ALL)
     other = tmp_path / "other"
     (other / "files").mkdir(parents=True)
     (other / "files" / "alerts.jsonl").symlink_to(tmp_path / "elsewhere")
-    assert store(other, [finding]) == [finding]
+    assert store(other, [finding], ALL) == [finding]
     assert stored(other) == [] and not (tmp_path / "elsewhere").exists()
+
+
+def test_lines_that_are_none_of_ours_are_passed_over(tmp_path: Path) -> None:
+    finding = Finding("spike", "loss", 3, 1e9, 4, "jumps", "WARN")
+    (tmp_path / "files").mkdir()
+    odd = [{"time": 1e400}, {"time": math.nan}, {"text": "\ud800"}, {"level": None}, {"more": 1}]
+    lines = [json.dumps({**finding._asdict(), **change}) for change in odd]
+    (tmp_path / "files" / "alerts.jsonl").write_text("\n".join([*lines, "[" * 100_000, "\0", ""]))
+    assert stored(tmp_path) == []
+    assert store(tmp_path, [finding], ALL) == [finding] and stored(tmp_path) == [finding]
+
+
+def test_a_resume_that_goes_wrong_at_the_same_step_again_is_told_again(runs: Runs) -> None:
+    written = Written(runs)
+
+    def told() -> list[tuple[str, int]]:
+        done = subprocess.run([TRACKER, "alerts", runs.path, "--json"], capture_output=True, text=True, timeout=60)
+        return [(item["rule"], item["step"]) for item in map(json.loads, done.stdout.splitlines())]
+
+    def calls(first: int, at: float) -> None:
+        written.calls(*((step, at + step, {"loss": math.nan if step > 9 else 1.0}) for step in range(first, 12)))
+
+    now = time.time()
+    written.attempt(now)
+    calls(0, now)
+    assert told() == [("not finite", 10)]
+    written.rewind(4)
+    assert told() == []
+    calls(5, now + 100)
+    assert told() == told() == [("not finite", 10)]
+    written.calls((11, now + 111, {"acc": 1.0}))  # the row grows, and is no other one
+    assert told() == [("not finite", 10)]
+    assert [finding.seq for finding in stored(runs.folder("a1"))] == [11, 18]
+    written.store.close()
+
+
+def test_a_resume_is_no_stall_before_it_has_a_row() -> None:
+    one = Judge()
+    for row in curve_of([1.0] * 60):
+        assert list(one.see(row)) == []
+    assert one.wait(1e9 + 9000, [1e9, 1e9 + 8000]) is None
+    assert one.wait(1e9 + 9000, [1e9]) is not None
 
 
 def test_a_finding_says_where_it_is() -> None:

@@ -673,6 +673,23 @@ def test_what_is_found_in_rows_is_a_line_of_its_own(
     assert tracker("tail", "--rule", "loss", status=2).startswith("tracker: rule 'loss': use \"METRIC > NUMBER\"")
 
 
+def test_what_the_training_said_is_a_line_too_and_cannot_steer_the_terminal(
+    runs: Runs, tracker: Callable[..., str], follow: Callable[..., tuple[subprocess.Popen[bytes], Path]]
+) -> None:
+    run = offline_tracker.init(id="a1", dir=runs.path)
+    run.log({"loss": 1.0})
+    run.alert("\x1b[2Jlook", "h\nere\x9b1m", "WARN")
+    offline_tracker.finish()
+    process, path = follow("tail", "runs")
+    wait_until(lambda: len(path.read_text().splitlines()) == 2)
+    process.send_signal(signal.SIGINT)
+    assert process.wait(30) == 0
+    (line,) = (line.split(" ", 3) for line in path.read_text().splitlines() if line.startswith("ALERT "))
+    assert line[2:] == ["a1", "0 WARN \\x1b[2Jlook: h\\nere\\x9b1m"]
+    alert = json.loads(tracker("tail", "--once", "--json").splitlines()[1])["alert"]
+    assert (alert["rule"], alert["step"], alert["text"]) == ("alert()", 0, "\x1b[2Jlook: h\nere\x9b1m")
+
+
 def test_rows_behind_a_rewind_are_given_once(runs: Runs) -> None:
     record(runs, "a1", *losses(10))
     stream = Stream(Chosen(runs, "a1"))

@@ -29,7 +29,7 @@ ARROWS: dict[str, set[str]] = {
     "filesystem": {"errors"},
     "device": {"errors"},
     "alerts": {"curve", "values", "errors"},
-    "findings": {"alerts", "errors"},
+    "findings": {"alerts", "curve", "errors"},
     "sampling": {"host", "errors"},
     "console": {"errors"},
     "probe": {"filesystem", "host", "errors"},

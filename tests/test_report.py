@@ -21,6 +21,9 @@ from typing import Any
 import pytest
 
 import offline_tracker
+from offline_tracker.alerts import Finding
+from offline_tracker.curve import Span
+from offline_tracker.findings import store
 from offline_tracker.store import Runs
 
 from .browser import NoBrowser, chromium, console, requests
@@ -287,6 +290,45 @@ def test_a_browser_draws_zooms_and_toggles_and_asks_the_network_for_nothing(
     assert browser.get_screenshot_as_png() != light
     assert console(browser) == []
     assert requests(browser) == [page.as_uri()]
+
+
+def test_what_rules_found_is_listed_and_marked_in_the_chart_of_its_metric(
+    runs: Runs, report: Callable[..., Path], browser: Any
+) -> None:
+    from selenium.webdriver.common.by import By
+
+    record(runs, "a1", *({HOSTILE: 1.0 + step % 2, "other": 1.0} for step in range(100)))
+    finding = Finding("spike", HOSTILE, 50, 1e9, 51, f"jumps {HOSTILE}", "WARN")
+    store(runs.folder("a1"), [finding, finding._replace(step=60, seq=999)], [Span(1, 100, None)])
+    page = report()
+    [alert] = Page(page).document["runs"][0]["alerts"]  # the other one is of no curve
+    assert (alert["metric"], alert["step"], alert["row"]) == (HOSTILE, 50, 50)
+    browser.get(page.as_uri())
+    described(browser, "step 0 to step 99", 1)
+    assert red(browser, 0) > 10
+    assert red(browser, 1) == 0
+    assert f"jumps {HOSTILE}" in browser.find_element(By.CSS_SELECTOR, "section[aria-label=Alerts]").text
+    assert console(browser) == []
+
+
+def red(browser: Any, number: int) -> int:
+    """Return how many points of a chart's canvas have the colour of what is bad."""
+    return int(
+        browser.execute_script(
+            """const canvas = document.querySelectorAll(".plot canvas")[arguments[0]];
+            const probe = new OffscreenCanvas(1, 1).getContext("2d");
+            probe.fillStyle = getComputedStyle(document.documentElement).getPropertyValue("--bad");
+            probe.fillRect(0, 0, 1, 1);
+            const [r, g, b] = probe.getImageData(0, 0, 1, 1).data;
+            const copy = new OffscreenCanvas(canvas.width, canvas.height).getContext("2d", { willReadFrequently: true });
+            copy.drawImage(canvas, 0, 0);
+            const { data } = copy.getImageData(0, 0, canvas.width, canvas.height);
+            let count = 0;
+            for (let at = 0; at < data.length; at += 4) count += data[at] === r && data[at + 1] === g && data[at + 2] === b;
+            return count;""",
+            number,
+        )
+    )
 
 
 def test_a_browser_shows_hostile_names_as_text_and_runs_nothing_of_them(

@@ -25,7 +25,7 @@ from offline_tracker_cli.dashboard import Dashboard
 from offline_tracker_cli.history import History, Stat, stat
 from offline_tracker_cli.keys import split
 from offline_tracker_cli.screen import Look, frame
-from offline_tracker_cli.watch import View
+from offline_tracker_cli.watch import Guard, Stream, View
 
 import offline_tracker
 from offline_tracker import alerts as rules
@@ -479,6 +479,51 @@ def test_alerts_follow_the_curve_and_are_kept_with_the_run(
     written.calls((10, now, {"loss": 1.0}))
     view.refresh(math.inf)
     assert view.alerts == []
+
+
+def test_what_the_training_says_is_given_once_and_none_of_long_ago(runs: Runs, written: Written) -> None:
+    def said(stream: Stream) -> list[str]:
+        list(stream.rows())
+        return [notice.text for notice in stream.said]
+
+    now = time.time()
+    written.attempt(now)
+    written.calls((0, now, {"loss": 1.0}))
+    written.put(journal.ALERT, now, 1, "first", "", "WARN")
+    written.calls(*((step, now, {"loss": 1.0}) for step in range(1, 9)))
+    stream = Stream(Chosen(runs, "a1"))
+    assert said(stream) == ["first"]
+    assert said(Stream(Chosen(runs, "a1"), newest=3)) == []
+    written.put(journal.ALERT, now, 9, "second", "", "WARN")
+    assert said(stream) == ["second"]
+    written.calls((9, now, {"loss": 1.0}))
+    assert said(stream) == []
+
+
+def test_a_guard_begins_with_what_is_usual_and_anew_behind_a_rewind(runs: Runs, written: Written) -> None:
+    def told() -> list[tuple[str, int]]:
+        return [(finding.rule, finding.step) for row in stream.rows() for finding in guard.see(row)]
+
+    def calls(first: int, *losses: float) -> None:
+        written.calls(*((step, 1e9 + step, {"loss": loss}) for step, loss in enumerate(losses, first)))
+
+    written.attempt(1e9)
+    calls(0, *(1.0 + step % 3 / 10 for step in range(60)))
+    calls(60, 50.0)
+    stream = Stream(Chosen(runs, "a1"), newest=1)
+    guard = Guard(stream, [rules.parse("loss > 5 for 3 rows")])
+    assert told() == [("spike", 60)]
+    calls(61, 50.0)
+    assert told() == []
+    written.rewind(58)
+    calls(59, 9.0, 9.0)
+    assert told() == [("spike", 59)]  # two rows above five, not four
+    written.rewind(59)
+    calls(60, math.nan)  # the step that was the newest, but another row
+    assert told() == [("not finite", 60)]
+    written.rewind(58)
+    calls(59, 9.0, 9.0, 9.0)
+    assert told() == [("spike", 59), ("loss > 5 for 3 rows", 61)]
 
 
 # The keys.

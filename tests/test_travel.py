@@ -21,6 +21,7 @@ import pytest
 import offline_tracker
 from offline_tracker import Run, console, curve, journal
 from offline_tracker.alerts import Finding
+from offline_tracker.curve import Span
 from offline_tracker.errors import UsageError
 from offline_tracker.findings import store
 from offline_tracker.host import packages
@@ -130,10 +131,11 @@ def test_what_rules_found_is_delivered_once_where_there_are_alerts(house: House)
     offline_tracker.finish()
     assert [result["notes"] for result in house.sync(REMOTES).results] == [[], []]
     assert {result["status"] for result in house.sync(REMOTES).results} == {"nothing new"}
+    everything = [Span(1, 1000, None)]
     spike = Finding("spike", f"train{SEPARATOR}loss", 1, 1e9, 2, "jumps", "WARN")
-    store(house.runs.folder("a1"), [spike, spike._replace(step=7, seq=99)])  # the second one is of no curve
+    store(house.runs.folder("a1"), [spike, spike._replace(step=7, seq=99)], everything)  # the second one is of no curve
     assert house.sync("wandb", only=[]).result["status"] == "confirmed"  # not named: the file shows that there is more
-    store(house.runs.folder("a1"), [Finding("mine > 0", "mine", 2, 1e9, 3, "is 1", "ERROR")])
+    store(house.runs.folder("a1"), [Finding("mine > 0", "mine", 2, 1e9, 3, "is 1", "ERROR")], everything)
     house.sync("wandb", only=[])
     delivered = [("train.loss spike", "step 1: jumps", "WARN"), ("mine mine > 0", "step 2: is 1", "ERROR")]
     assert house.wandb.runs["a1"].alerts == delivered
@@ -142,7 +144,7 @@ def test_what_rules_found_is_delivered_once_where_there_are_alerts(house: House)
     house.sync("wandb")
     assert house.wandb.runs["a1"].alerts == delivered
     begin(house.runs, "a2", steps=range(3))
-    store(house.runs.folder("a2"), [spike])
+    store(house.runs.folder("a2"), [spike], everything)
     [note] = house.sync("swanlab", only=["a2"]).result["notes"]
     assert note == "swanlab has no alerts: 1 that rules found stay here"
     check_clean(house)

@@ -204,6 +204,7 @@ class Chart {
         this.trace(ctx, x, faint ? curve.y : main.y, faint ? rawIndices : indices, left, top, ratio);
         if (!faint && curve.nonfinite) this.crosses(ctx, curve, x, left, bbox, ratio);
       }
+    this.alerts(ctx, left, bbox, ratio);
     ctx.restore();
   }
 
@@ -251,6 +252,22 @@ class Chart {
     ctx.setLineDash([]);
     ctx.lineWidth = 1.5 * ratio;
     ctx.stroke();
+  }
+
+  // What somebody should look at in this metric: a triangle at the upper edge.
+  alerts(ctx, left, bbox, ratio) {
+    ctx.fillStyle = css("--bad");
+    ctx.globalAlpha = 1;
+    ctx.beginPath();
+    for (const { curve } of this.lines)
+      for (const alert of curve.run.alerts) {
+        if (alert.metric !== curve.name || alert.row == null) continue;
+        const place = left(curve.run.x[state.axis][alert.row]);
+        ctx.moveTo(place - 5 * ratio, bbox.top);
+        ctx.lineTo(place + 5 * ratio, bbox.top);
+        ctx.lineTo(place, bbox.top + 7 * ratio);
+      }
+    ctx.fill();
   }
 
   // Where attempts begin; with one run in view as a line over the whole height with the attempt's number.
