@@ -416,13 +416,13 @@ class SwanlabShipment:
 
     def send(self, rows: Sequence[Row]) -> bool:
         metrics: list[dict[str, Any]] = []
+        keys: dict[str, None] = {}
         for row in rows:
-            at = _rfc3339(row.time)
-            metrics += [
-                {"key": key, "index": row.step, "data": data, "create_time": at}
-                for key, data in _points(row.values).items()
-            ]
-        self._declare(dict.fromkeys(metric["key"] for metric in metrics))
+            at, step, points = _rfc3339(row.time), row.step, _points(row.values)
+            metrics += [{"key": key, "index": step, "data": data, "create_time": at} for key, data in points.items()]
+            if not points.keys() <= keys.keys():
+                keys |= dict.fromkeys(points)
+        self._declare(keys)
         self._beat()
         self.flush()
         if metrics:
@@ -531,10 +531,10 @@ def key_of(name: str) -> str | None:
 
 def _points(values: Mapping[str, Any]) -> dict[str, float | str]:
     """Return what SwanLab can hold of a row, by its keys: of two metrics whose names are one there, the later one."""
-    points = {}
+    points: dict[str, float | str] = {}
     for name, value in values.items():
-        key, data = key_of(name), _data(value)
-        if key is not None and data is not None:
+        data = value if type(value) is float and value - value == 0.0 else _data(value)  # most are finite floats
+        if data is not None and (key := key_of(name)) is not None:
             points[key] = data
     return points
 
