@@ -50,11 +50,16 @@ class Watched:
             return True  # two commits within one tick of the file's clock look the same
         return self._alive and self._newest is not None and not self._newest.alive()
 
-    def taken(self, reader: RunReader) -> None:
-        """Remember what was looked at; the death of its newest attempt is a change too."""
+    def taken(self, reader: RunReader, running: bool) -> None:
+        """
+        Remember what was looked at; the death of its newest attempt is a change too.
+
+        Args:
+            running: as was taken from it: asked again it may have died meanwhile, and nobody would be told.
+        """
         self._files = self._files_now
         self._newest = reader.attempts[-1] if reader.attempts else None
-        self._alive = reader.state == "running"
+        self._alive = running
 
     def _look_at_files(self) -> tuple[object, float]:
         try:
@@ -131,7 +136,7 @@ class Stream:
                     self._open.append(call)
                     self._seq = call.seq
                 yield from self._settle(end or reader.state != "running")
-                self._watched.taken(reader)
+                self._watched.taken(reader, self.running)
         except StoreError as error:
             if self._complaint != str(error):
                 self._complaint = str(error)
@@ -280,7 +285,7 @@ class View:
         try:
             self._reader = self.run.runs.read(self.run.id)
             self._take(self._reader)
-            self._watched.taken(self._reader)
+            self._watched.taken(self._reader, self.state == "running")
             self.error = None
         except (TrackerError, OSError, ValueError) as error:
             self._fail(error)

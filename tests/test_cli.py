@@ -750,7 +750,11 @@ class Pane:
             screen = self.text()
             return screen if all(text in screen for text in texts) else None
 
-        return str(wait_until(seen, what=f"{texts} on the screen"))
+        try:
+            return str(wait_until(seen, what=f"{texts} on the screen"))
+        except AssertionError as error:
+            error.add_note(self.text())
+            raise
 
     def close(self) -> None:
         self._tmux("kill-server")
