@@ -17,6 +17,9 @@ import pytest
 import offline_tracker
 from offline_tracker import Run, curve, session
 from offline_tracker.store import RunReader, Runs
+from tests.doubles.swanlab import SwanlabServer
+from tests.doubles.wandb import WandbServer
+from tests.syncing import House
 
 OURS = re.compile(
     r"(OFFLINE_TRACKER|WANDB|SWANLAB|SLURM|TORCHELASTIC|OMPI|PMIX?|MV2|JSM|FLUX|RAY|MASTER)_"
@@ -155,3 +158,13 @@ def tmpfs(tmp_path: Path) -> Iterator[Callable[..., Path]]:
                 pytest.skip(str(error))
 
         yield mount
+
+
+@pytest.fixture
+def house(tmp_path: Path) -> Iterator[House]:
+    """A runs folder, and both services."""
+    with WandbServer() as wandb, SwanlabServer() as swanlab:
+        house = House(tmp_path, wandb, swanlab)
+        yield house
+        offline_tracker.finish()
+        house.close()

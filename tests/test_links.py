@@ -6,7 +6,6 @@ import json
 import shutil
 import subprocess
 import sys
-from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
 
@@ -15,20 +14,9 @@ import pytest
 import offline_tracker
 from offline_tracker.store import Runs
 from offline_tracker.sync.remotes import UUID_KEY
-from tests.doubles.swanlab import SwanlabServer
-from tests.doubles.wandb import WandbServer
 from tests.syncing import REMOTES, ROOT, House, add, begin, losses, made
 
 TRACKER = Path(sys.executable).parent / "tracker"
-
-
-@pytest.fixture
-def house(tmp_path: Path) -> Iterator[House]:
-    with WandbServer() as wandb, SwanlabServer() as swanlab:
-        house = House(tmp_path, wandb, swanlab)
-        yield house
-        offline_tracker.finish()
-        house.close()
 
 
 @pytest.fixture(params=REMOTES)

@@ -5,7 +5,6 @@ from __future__ import annotations
 import math
 import shutil
 import socket
-from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
 
@@ -15,18 +14,7 @@ import offline_tracker
 from offline_tracker.store import RunStore
 from offline_tracker.sync.ledger import Ledger
 from offline_tracker.sync.remotes import UUID_KEY
-from tests.doubles.swanlab import SwanlabServer
-from tests.doubles.wandb import WandbServer
 from tests.syncing import REMOTES, House, add, begin, hashes, loss, losses, made, same
-
-
-@pytest.fixture
-def house(tmp_path: Path) -> Iterator[House]:
-    with WandbServer() as wandb, SwanlabServer() as swanlab:
-        house = House(tmp_path, wandb, swanlab)
-        yield house
-        offline_tracker.finish()
-        house.close()
 
 
 @pytest.fixture(params=REMOTES)

@@ -19,19 +19,7 @@ import pytest
 import offline_tracker
 from offline_tracker.store import Runs
 from tests.doubles.server import Request, wait_until
-from tests.doubles.swanlab import SwanlabServer
-from tests.doubles.wandb import WandbServer
 from tests.syncing import REMOTES, House, add, all_at_once, begin, losses, made
-
-
-@pytest.fixture
-def house(tmp_path: Path) -> Iterator[House]:
-    with WandbServer() as wandb, SwanlabServer() as swanlab:
-        house = House(tmp_path, wandb, swanlab)
-        yield house
-        offline_tracker.finish()
-        house.close()
-
 
 PART, WHOLE = 8, 16
 """Rows of the run "part" while it trains, and once it has finished."""

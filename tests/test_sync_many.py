@@ -10,7 +10,7 @@ import subprocess
 import sys
 import threading
 import time
-from collections.abc import Callable, Iterator
+from collections.abc import Callable
 from pathlib import Path
 
 import pytest
@@ -19,19 +19,9 @@ import offline_tracker
 from offline_tracker.sync.ledger import Ledger
 from tests.doubles.server import Request
 from tests.doubles.swanlab import SwanlabServer
-from tests.doubles.wandb import WandbServer
 from tests.syncing import REMOTES, House, add, begin, loss, losses, made
 
 TRACKER = Path(sys.executable).parent / "tracker"
-
-
-@pytest.fixture
-def house(tmp_path: Path) -> Iterator[House]:
-    with WandbServer() as wandb, SwanlabServer() as swanlab:
-        house = House(tmp_path, wandb, swanlab)
-        yield house
-        offline_tracker.finish()
-        house.close()
 
 
 def look(house: House, remote: str = "swanlab", **options: object) -> tuple[str, int]:

@@ -4,25 +4,12 @@ from __future__ import annotations
 
 import os
 import stat
-from collections.abc import Iterator
 from pathlib import Path
 
 import pytest
 
-import offline_tracker
 from tests.doubles.server import Request
-from tests.doubles.swanlab import SwanlabServer
-from tests.doubles.wandb import WandbServer
 from tests.syncing import REMOTES, House, begin, losses, made
-
-
-@pytest.fixture
-def house(tmp_path: Path) -> Iterator[House]:
-    with WandbServer() as wandb, SwanlabServer() as swanlab:
-        house = House(tmp_path, wandb, swanlab)
-        yield house
-        offline_tracker.finish()
-        house.close()
 
 
 class Looker:

@@ -12,7 +12,7 @@ import subprocess
 import sys
 import threading
 import time
-from collections.abc import Iterable, Iterator
+from collections.abc import Iterable
 from datetime import datetime
 from pathlib import Path
 
@@ -28,18 +28,7 @@ from offline_tracker.host import packages
 from offline_tracker.sampling import SAMPLES_S, _Cpu, process
 from offline_tracker.values import SEPARATOR
 from tests.doubles.server import Double, wait_until
-from tests.doubles.swanlab import SwanlabServer
-from tests.doubles.wandb import WandbServer
 from tests.syncing import _SYNC, REMOTES, ROOT, House, add, begin, losses, made
-
-
-@pytest.fixture
-def house(tmp_path: Path) -> Iterator[House]:
-    with WandbServer() as wandb, SwanlabServer() as swanlab:
-        house = House(tmp_path, wandb, swanlab)
-        yield house
-        offline_tracker.finish()
-        house.close()
 
 
 def check_clean(house: House) -> None:

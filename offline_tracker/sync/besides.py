@@ -72,8 +72,9 @@ class Local:
     def _found(self, first: int) -> Iterator[Alert]:
         reader = self._reader
         spans = curve.live_spans(reader.rewinds, reader.last_seq)
+        live = {id(one) for one in findings.on_curve(self.findings, spans)}
         for one in self.findings[first:]:
-            if curve.holds(spans, one.seq, one.step):
+            if id(one) in live:
                 name = one.metric.replace(SEPARATOR, ".")
                 yield Alert(" ".join(filter(None, (name, one.rule))), f"step {one.step}: {one.text}", _level(one.level))
 
