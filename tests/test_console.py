@@ -8,8 +8,10 @@ import os
 import signal
 import sys
 import time
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
+from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
+from typing import Any
 
 import pytest
 
@@ -18,6 +20,7 @@ from offline_tracker import console
 from offline_tracker.console import ConsoleLog, Printed, Tee, read
 from offline_tracker.store import Runs
 from tests.conftest import Python, Start
+from tests.doubles.server import wait_until
 
 ATTEMPT = [(1, False)]
 
@@ -181,3 +184,21 @@ def test_nothing_is_kept_unless_it_is_asked_for(runs: Runs, monkeypatch: pytest.
         line.text for line in read(runs.folder("a1") / "files", [(1, False), (2, False)]) if line.source == "out"
     ] == ["kept"]
     assert sys.stdout.write == before
+
+
+def test_where_the_filesystem_may_hang_nobody_who_prints_waits(faultfs: Callable[..., Any]) -> None:
+    fs = faultfs()
+    log = ConsoleLog(fs.path / "files", 1, waits=False)
+    log.write("out", "one\n")
+    wait_until(lambda: [line.text for line in read(fs.path / "files", ATTEMPT)] == ["one"])
+    fs.hang("write")
+    with ThreadPoolExecutor(1) as pool:  # so that one that waits fails, and doesn't hang for ever
+        pool.submit(log.write, "out", "two\n")
+        fs.wait_blocked(1, "write")
+        printing = pool.submit(lambda: [log.write("out", f"{number}\n") for number in range(1000)])
+        try:
+            printing.result(10)
+        finally:
+            fs.lift()
+    log.close()
+    assert [line.text for line in read(fs.path / "files", ATTEMPT)] == ["one", "two", *map(str, range(1000))]
