@@ -223,9 +223,8 @@ def test_ctrl_c_ends_a_sync_cleanly(house: House, remote: str) -> None:
     with subprocess.Popen(command, env=house.env, cwd=house.home, stderr=subprocess.PIPE, text=True) as process:
         assert arrived.wait(60)
         process.send_signal(signal.SIGINT)
-        _, errors = process.communicate(
-            timeout=150
-        )  # once in hundreds of times it took more than 60 s, nobody knows why
+        # Once in hundreds of times it took more than 60 s; why is not known.
+        _, errors = process.communicate(timeout=150)
     assert (process.returncode, errors) == (130, "")
     house.check_nothing_left()
     with Ledger(house.runs.path) as ledger:
