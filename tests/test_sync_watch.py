@@ -188,3 +188,7 @@ def test_it_must_be_clear_from_the_start_where_runs_go(house: House) -> None:
     status, errors = said("--to", "wandb")
     assert status == 2 and "set WANDB_API_KEY" in errors
     assert said("--to", "swanlab", "--dry-run")[0] == 2
+    assert said("--to", "swanlab", "--on-conflict", "new") == (
+        2,
+        "tracker: on_conflict='new': use keep, new-run or rewind\n",
+    )

@@ -151,35 +151,27 @@ def sync(
         RunNotFound: one of *only* is not there.
         StoreError: the runs folder or its ledger can't be used.
     """
-    if on_conflict not in ("keep", "new-run", "rewind"):
-        raise UsageError(f"on_conflict={on_conflict!r}: use keep, new-run or rewind")
-    if jobs < 1:
-        raise UsageError(f"jobs={jobs}: use 1 or more")
-    home = Runs(runs)
-    if not home.path.is_dir():
-        raise UsageError(f"no folder {str(home.path)!r}; name the runs folder, or set OFFLINE_TRACKER_DIR")
+    home = checked(runs, on_conflict, jobs)
     chosen = [home.find(text) for text in only] or home.ids()
     with ExitStack() as stack:
         ledger = stack.enter_context(Ledger(home.path))
         engine = Engine(
-            *(
-                home,
-                ledger,
-                project,
-                entity,
-                dry_run,
-                eager,
-                on_conflict,
-                downtime,
-                settle_s,
-                patience_s,
-                jobs,
-                progress,
-            ),
-            adopt,
+            home,
+            ledger,
+            project=project,
+            entity=entity,
+            dry_run=dry_run,
+            eager=eager,
+            on_conflict=on_conflict,
+            downtime=downtime,
+            settle_s=settle_s,
+            patience_s=patience_s,
+            adopt=adopt,
+            jobs=jobs,
+            pace=Pace(max_rps, max_kbps),
+            progress=progress,
         )
         stack.callback(engine.close)
-        engine.pace = Pace(max_rps, max_kbps)
         wanted = engine.pairs(chosen, to)
         results = {}
         for result in stack.enter_context(closing(engine.results(wanted, ask=bool(only)))):
@@ -187,6 +179,18 @@ def sync(
             if done is not None:
                 done(result)
     return [results[pair] for pair in dict.fromkeys(wanted)]
+
+
+def checked(runs: str | os.PathLike[str], on_conflict: str, jobs: int) -> Runs:
+    """Return the runs folder, if it is one and the options make sense; else UsageError, before anything is written."""
+    if on_conflict not in ("keep", "new-run", "rewind"):
+        raise UsageError(f"on_conflict={on_conflict!r}: use keep, new-run or rewind")
+    if jobs < 1:
+        raise UsageError(f"jobs={jobs}: use 1 or more")
+    home = Runs(runs)
+    if not home.path.is_dir():
+        raise UsageError(f"no folder {str(home.path)!r}; name the runs folder, or set OFFLINE_TRACKER_DIR")
+    return home
 
 
 @dataclass
@@ -203,10 +207,10 @@ class Engine:
     downtime: bool | None
     settle_s: float | None
     patience_s: float
+    adopt: bool
     jobs: int
-    progress: Progress | None
-    adopt: bool = False
-    pace: Pace = field(default_factory=Pace)
+    pace: Pace
+    progress: Progress | None = None
     looked: dict[tuple[str, str], Seen] = field(default_factory=dict)
     _made: dict[str, Remote] = field(default_factory=dict)
     _remotes: dict[str, tuple[Remote, str] | TrackerError] = field(default_factory=dict)

@@ -8,9 +8,7 @@ from collections.abc import Generator, Sequence
 from contextlib import ExitStack
 from queue import Empty, SimpleQueue
 
-from ..errors import UsageError
-from ..store import Runs
-from .engine import JOBS, PATIENCE_S, Engine, SyncResult
+from .engine import JOBS, PATIENCE_S, Engine, SyncResult, checked
 from .ledger import Ledger
 from .remotes import Pace
 
@@ -54,17 +52,25 @@ def watch(
         RunNotFound: one of *only* is not there.
         StoreError: the runs folder or its ledger can't be used.
     """
-    home = Runs(runs)
-    if not home.path.is_dir():
-        raise UsageError(f"no folder {str(home.path)!r}; name the runs folder, or set OFFLINE_TRACKER_DIR")
+    home = checked(runs, on_conflict, jobs)
     with ExitStack() as stack:
         ledger = stack.enter_context(Ledger(home.path))
         engine = Engine(
-            *(home, ledger, project, entity, False, eager, on_conflict, downtime, settle_s, patience_s, jobs, None),
-            adopt,
+            home,
+            ledger,
+            project=project,
+            entity=entity,
+            dry_run=False,
+            eager=eager,
+            on_conflict=on_conflict,
+            downtime=downtime,
+            settle_s=settle_s,
+            patience_s=patience_s,
+            adopt=adopt,
+            jobs=jobs,
+            pace=Pace(max_rps, max_kbps),
         )
         stack.callback(engine.close)
-        engine.pace = Pace(max_rps, max_kbps)
         watcher = _Watcher(engine, to, only)
         pool = stack.enter_context(engine.pool())
         while True:
