@@ -10,7 +10,7 @@ from __future__ import annotations
 
 import math
 import time
-from collections.abc import Iterator, Sequence
+from collections.abc import Callable, Iterable, Iterator, Sequence
 from functools import reduce
 from itertools import pairwise
 from typing import Any, NamedTuple
@@ -130,6 +130,32 @@ class Block:
             older = both.stats.get(name)
             both.stats[name] = known if older is None else older.joined(known)
         return both
+
+
+class Point(NamedTuple):
+    """Where a block of a metric is drawn."""
+
+    x: float
+    low: float
+    high: float
+    mean: float
+    attempt: int
+
+
+def points(blocks: Iterable[Block], name: str, x: Callable[[Block], float]) -> Iterator[Point]:
+    """Yield where a metric's blocks lie, *x* never falling; what is not finite is a point of its own."""
+    newest = -math.inf
+    for block in blocks:
+        known = block.stats.get(name)
+        if known is None:
+            continue
+        newest = max(newest, x(block))
+        for count, value in ((known.nan, math.nan), (known.up, math.inf), (known.down, -math.inf)):
+            if count:
+                yield Point(newest, value, value, value, block.attempt)
+        if known.finite:
+            mean = known.total / known.finite
+            yield Point(newest, float(known.low), float(known.high), mean, block.attempt)
 
 
 class History:
@@ -297,19 +323,9 @@ class History:
         return reduce(Stat.joined, found) if found else None
 
     def course(self, name: str) -> tuple[list[float], list[float], list[float]]:
-        """Return where a metric's blocks lie: step, low and high; what is not finite is a point of its own."""
-        points: list[tuple[float, float, float]] = []
-        newest = -math.inf
-        for block in self.live():
-            known = block.stats.get(name)
-            if known is None:
-                continue
-            newest = max(newest, (block.steps[0] + block.steps[1]) / 2)
-            odd = ((known.nan, math.nan), (known.up, math.inf), (known.down, -math.inf))
-            points += [(newest, value, value) for count, value in odd if count]
-            if known.finite:
-                points.append((newest, float(known.low), float(known.high)))
-        return [x for x, _, _ in points], [low for _, low, _ in points], [high for _, _, high in points]
+        """Return step, low and high of each of a metric's `points`."""
+        found = list(points(self.live(), name, lambda block: (block.steps[0] + block.steps[1]) / 2))
+        return [point.x for point in found], [point.low for point in found], [point.high for point in found]
 
     def best(self, reader: RunReader, name: str, kind: str) -> tuple[int, Any] | None:
         """

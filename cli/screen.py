@@ -5,7 +5,7 @@ from __future__ import annotations
 import math
 import time
 from collections.abc import Mapping, Sequence
-from itertools import groupby
+from itertools import groupby, islice
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -15,7 +15,7 @@ from .alerts import STYLES as ALERT_STYLES
 from .canvas import Line, Mark, chart, ema
 from .dashboard import HELP, SMOOTHING, Dashboard
 from .glance import ETA, best_is, loss_of, lr_of
-from .history import Block, Stat
+from .history import Block, Point, Stat, points
 from .ls import STYLES
 from .watch import Left, View
 from .words import age, clean, duration, moment, number, plural, shown
@@ -414,55 +414,27 @@ def _x(block: Block, offsets: Sequence[float] | None) -> float:
     return middle + (offsets[block.attempt - 1] if block.attempt <= len(offsets) else 0.0)
 
 
-def _points(
-    blocks: Sequence[Block], name: str, offsets: Sequence[float] | None
-) -> tuple[list[float], list[float], list[float], list[float], list[int]]:
-    """Where a metric's blocks lie: x, low, high, mean and attempt; what is not finite is a point of its own."""
-    xs: list[float] = []
-    lows: list[float] = []
-    highs: list[float] = []
-    means: list[float] = []
-    attempts: list[int] = []
-    newest = -math.inf
-    for block in blocks:
-        known = block.stats.get(name)
-        if known is None:
-            continue
-        newest = max(newest, _x(block, offsets))
-        points = [
-            (value, value, value)
-            for count, value in ((known.nan, math.nan), (known.up, math.inf), (known.down, -math.inf))
-            if count
-        ]
-        if known.finite:
-            points.append((float(known.low), float(known.high), known.total / known.finite))
-        for low, high, mean in points:
-            xs.append(newest)
-            lows.append(low)
-            highs.append(high)
-            means.append(mean)
-            attempts.append(block.attempt)
-    return xs, lows, highs, means, attempts
-
-
 def _curve(view: View, name: str, by_time: bool, weight: float, look: Look, styles: tuple[str, str]) -> list[Line]:
     """The lines of what holds, one an attempt; the smoothed one last, above what it was made of."""
-    xs, lows, highs, means, attempts = _points(view.history.live(), name, view.seconds_run() if by_time else None)
+    offsets = view.seconds_run() if by_time else None
+    found = list(points(view.history.live(), name, lambda block: _x(block, offsets)))
     lines = []
-    smooth = ema(means, weight) if weight else means
-    start = 0
-    for attempt, group in groupby(attempts):
-        stop = start + len(list(group))
+    smooth = iter(ema([point.mean for point in found], weight) if weight else ())
+    for attempt, group in groupby(found, key=lambda point: point.attempt):
+        part = list(group)
         style = styles[attempt % 2]
-        part = slice(start, stop)
         if not weight:
-            lines.append(Line(xs[part], lows[part], highs[part], style))
+            lines.append(_line(part, style))
         elif look.color:
-            lines.insert(0, Line(xs[part], lows[part], highs[part], f"dim {style}"))
+            lines.insert(0, _line(part, f"dim {style}"))
         if weight:
-            lines.append(Line(xs[part], smooth[part], smooth[part], style))
-        start = stop
+            means = list(islice(smooth, len(part)))
+            lines.append(Line([point.x for point in part], means, means, style))
     return lines
+
+
+def _line(part: Sequence[Point], style: str) -> Line:
+    return Line([point.x for point in part], [point.low for point in part], [point.high for point in part], style)
 
 
 def _dead(view: View, name: str, by_time: bool) -> list[Line]:
@@ -470,8 +442,8 @@ def _dead(view: View, name: str, by_time: bool) -> list[Line]:
     lines = []
     for (live, _), blocks in groupby(view.history.blocks, key=lambda block: (block.live, block.attempt)):
         if not live:
-            xs, lows, highs, _, _ = _points([block for block in blocks if block.read], name, offsets)
-            lines.append(Line(xs, lows, highs, "bright_black"))
+            read = (block for block in blocks if block.read)
+            lines.append(_line(list(points(read, name, lambda block: _x(block, offsets))), "bright_black"))
     return lines
 
 

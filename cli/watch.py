@@ -247,7 +247,6 @@ class View:
         values: metric to its newest step and value, in the order of the calls.
         alerts: what the training said, and what rules found on the curve, oldest first.
         goals: what define_metric said of where metrics are best; see `glance.goals`.
-        version: another one whenever something changed.
     """
 
     def __init__(self, run: Chosen, own: Sequence[UserRule] = ()) -> None:
@@ -268,7 +267,6 @@ class View:
         self.values: dict[str, tuple[int, Any]] = {}
         self.step: int | None = None
         self.last_at = 0.0
-        self.version = 0
 
     @property
     def behind(self) -> bool:
@@ -309,7 +307,6 @@ class View:
         except (TrackerError, OSError, ValueError) as error:
             self._fail(error)
             return
-        self.version += 1
         self.values = self.history.newest()
         live = self.history.live()
         self.step = live[-1].steps[1] if live else None
@@ -319,7 +316,6 @@ class View:
 
     def _fail(self, error: Exception) -> None:
         self.error = str(error)
-        self.version += 1
         self.close()
 
     def close(self) -> None:

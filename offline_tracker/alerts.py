@@ -12,7 +12,7 @@ import re
 import statistics
 from bisect import insort
 from collections import deque
-from collections.abc import Callable, Iterable, Iterator, Sequence
+from collections.abc import Callable, Iterator, Sequence
 from typing import NamedTuple
 
 from .curve import Row
@@ -278,13 +278,6 @@ class Judge:
         if self._last is None or (said := self._pace.wait(now, starts)) is None:
             return None
         return Finding("stall", "", self._last.step, self._last.time, self._last.seq, said, WARN)
-
-
-def judge(rows: Iterable[Row], own: Sequence[UserRule] = (), starts: Sequence[float] = ()) -> Iterator[Finding]:
-    """Yield what there is to look at in a curve, in the order of its rows; see `Judge`."""
-    one = Judge(own)
-    for row in rows:
-        yield from one.see(row, starts)
 
 
 def _rules_for(metric: str, own: Sequence[UserRule]) -> list[Rule]:

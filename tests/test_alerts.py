@@ -10,7 +10,7 @@ import statistics
 import subprocess
 import sys
 import time
-from collections.abc import Iterable
+from collections.abc import Iterable, Iterator, Sequence
 from pathlib import Path
 from typing import Any
 
@@ -18,7 +18,7 @@ import pytest
 from offline_tracker_cli.words import moment
 
 import offline_tracker
-from offline_tracker.alerts import Finding, Judge, Spike, judge, parse
+from offline_tracker.alerts import Finding, Judge, Spike, UserRule, parse
 from offline_tracker.curve import Row, Span
 from offline_tracker.errors import UsageError
 from offline_tracker.findings import on_curve, store, stored
@@ -33,6 +33,12 @@ ALL = [Span(1, 1000, None)]
 
 def curve_of(values: Iterable[float], metric: str = "loss", pace_s: float = 1.0) -> list[Row]:
     return [Row(step, 1e9 + pace_s * step, {metric: value}, step + 1) for step, value in enumerate(values)]
+
+
+def judge(rows: Iterable[Row], own: Sequence[UserRule] = (), starts: Sequence[float] = ()) -> Iterator[Finding]:
+    one = Judge(own)
+    for row in rows:
+        yield from one.see(row, starts)
 
 
 def found(rows: Iterable[Row], *rules: str, **options: Any) -> list[tuple[str, int]]:
