@@ -6,7 +6,7 @@ from bisect import bisect_right
 from collections.abc import Callable, Iterator
 from functools import cached_property
 
-from .. import console, curve, findings
+from .. import console, curve, findings, store
 from ..alerts import Finding
 from ..store import RunReader
 from ..values import SEPARATOR
@@ -23,7 +23,7 @@ class Local:
     """
 
     def __init__(self, reader: RunReader, runtime: Callable[[int, float], float], alerts: bool) -> None:
-        self._reader, self._runtime, self._alerts = reader, runtime, alerts
+        self._reader, self._runtime, self._has_alerts = reader, runtime, alerts
 
     @cached_property
     def tally(self) -> Tally:
@@ -34,7 +34,12 @@ class Local:
     def _lines(self) -> list[Line]:
         runs = [(attempt.number, attempt.alive()) for attempt in self._reader.attempts]
         lines = [Line(*printed) for printed in console.read(self._reader.folder / "files", runs)]
-        return [line for line in lines if not self._alerts or line.source != "alert"]
+        return [line for line in lines if not self._has_alerts or line.source != "alert"]
+
+    @cached_property
+    def alerts(self) -> list[store.Alert]:
+        """What the training called attention to, as far as it goes up as alerts."""
+        return self._reader.alerts() if self._has_alerts else []
 
     @cached_property
     def findings(self) -> list[Finding]:
@@ -44,7 +49,7 @@ class Local:
     def alerts_upto(self, seq: int) -> tuple[int, int]:
         """Return how many alerts came before the call after *seq*, and how many findings are of it."""
         return (
-            sum(alert.seq <= seq for alert in self._reader.alerts()) if self._alerts else 0,
+            sum(alert.seq <= seq for alert in self.alerts),
             max((number for number, finding in enumerate(self.findings, 1) if finding.seq <= seq), default=0),
         )
 
@@ -60,13 +65,13 @@ class Local:
         return Besides(
             [Sample(time, seconds(time), values) for time, values in self._reader.samples(samples)],
             self._lines[lines:],
-            [*self._said(alerts), *self._found(told)] if self._alerts else [],
+            [*self._said(alerts), *self._found(told)] if self._has_alerts else [],
             samples,
             lines,
         )
 
     def _said(self, first: int) -> Iterator[Alert]:
-        for _, _, title, text, level in self._reader.alerts()[first:]:
+        for _, _, title, text, level in self.alerts[first:]:
             yield Alert(title, text, _level(level))
 
     def _found(self, first: int) -> Iterator[Alert]:

@@ -595,7 +595,7 @@ class _RunSync:
                 facts=digest,
                 samples=held.samples,
                 lines=held.lines,
-                alerts=len(self.reader.alerts()) if self.remote.alerts else 0,
+                alerts=len(local.alerts),
                 findings=len(local.findings),
                 besides_sent_at=None,
             )
